@@ -1,0 +1,88 @@
+//! What AN1239 tells of an act: which accounts it changed, and the attempts it was made of.
+
+use serde::Deserialize;
+use serde::Serialize;
+use uuid::Uuid;
+
+use crate::model::event::EventTime;
+
+/// One account before or after a change. Password hashes never appear: only whether there is one.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AccountState {
+    /// Uid.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uid: Option<u32>,
+    /// Gid.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gid: Option<u32>,
+    /// Comment field.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gecos: Option<String>,
+    /// Home directory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub home: Option<String>,
+    /// Shell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shell: Option<String>,
+    /// `[redacted]`, `locked`, `none` or `empty`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub password: Option<String>,
+    /// Members of a group.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub members: Option<Vec<String>>,
+}
+
+/// One change of an account or group.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Change {
+    /// `account_added account_removed account_modified password_set password_removed group_added group_removed
+    /// group_modified membership_added membership_removed database_created database_removed database_changed`.
+    pub change: String,
+    /// The database.
+    pub database: String,
+    /// Account or group name; absent for a change of the database as a whole.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Member, for membership changes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub member: Option<String>,
+    /// Uid after (before, when removed).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uid: Option<u32>,
+    /// Gid.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gid: Option<u32>,
+    /// Home.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub home: Option<String>,
+    /// Shell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shell: Option<String>,
+    /// State before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<AccountState>,
+    /// State after.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<AccountState>,
+    /// `uid_zero duplicate_uid duplicate_name no_password …`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub flags: Vec<String>,
+    /// Where the change is known from: `content` (a diff of the databases), `intended` (what a blocked attempt was about
+    /// to put in place), `arguments` (the arguments of a blocked account tool).
+    pub evidence: String,
+}
+
+/// The act that several attempts belong to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Incident {
+    /// UUIDv7.
+    pub id: Uuid,
+    /// Attempts so far.
+    pub attempts: u64,
+    /// Blocked ones among them.
+    pub blocked: u64,
+    /// First attempt.
+    pub first: EventTime,
+    /// Last attempt.
+    pub last: EventTime,
+}
