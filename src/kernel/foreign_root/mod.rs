@@ -1,0 +1,228 @@
+//! Which object a path means for another thread: resolved from that thread's own root, working directory and descriptors,
+//! across the mounts of its mount namespace, without ever opening anything for data.
+//!
+//! The result is what path_resolution(7) gives the thread at this moment, with these deliberate limits: permissions are not modelled (we
+//! search as root; the kernel itself checks them when it carries out the call), automounts are not triggered, and what a file system
+//! shows differently to different callers (FUSE, `/proc/sys/net`) is seen as we see it. Between our look and the kernel's the thread's siblings may change
+//! anything: a refusal must not rest on a CONTINUE. Thread ids are recycled: after the last resolution, the caller
+//! checks that the notification is still valid before it believes any of it.
+//!
+//! | file | what |
+//! | --- | --- |
+//! | `walker` | component by component: symbolic links, `..`, the last component |
+//! | `fast_path` | the directory part in one openat2(2), where that is exact |
+//! | `magic_links` | procfs: `self`, `thread-self`, and links that are not text |
+//! | `object` | what an `O_PATH` descriptor refers to |
+//! | `files` | bounded reading of regular files below a container's root |
+
+mod fast_path;
+mod files;
+mod magic_links;
+mod object;
+mod walker;
+
+#[cfg(test)]
+mod agreement_tests;
+#[cfg(test)]
+mod test_target;
+
+use std::cell::OnceCell;
+use std::os::fd::AsFd;
+use std::os::fd::BorrowedFd;
+use std::os::fd::OwnedFd;
+
+use rustix::fs::CWD;
+use rustix::fs::Mode;
+use rustix::fs::OFlags;
+
+use crate::kernel::Errno;
+
+pub use files::FileError;
+pub use files::RootFile;
+pub use files::identify_in_root;
+pub use files::list_directory_in_root;
+pub use files::read_file_in_root;
+pub use object::Found;
+
+use object::Identity;
+
+/// `AT_FDCWD` of openat(2), as a 32-bit argument.
+const AT_FDCWD: i32 = -100;
+
+/// Where a relative path starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Base {
+    /// The thread's working directory.
+    Cwd,
+    /// The thread's root.
+    Root,
+    /// The thread's descriptor of that number; -100 (`AT_FDCWD`) is its working directory.
+    Descriptor(i32),
+}
+
+/// Whether a symbolic link in the last place is followed. A trailing slash makes it followed in any case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Follow {
+    /// Followed, as open(2) does.
+    Last,
+    /// The link itself is meant, as for `O_NOFOLLOW`, lchown(2), unlink(2), rename(2).
+    NoLast,
+}
+
+/// Why a path could not be resolved.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ResolveError {
+    /// What the kernel would answer the thread itself: `ENOENT` or `ENOTDIR` of a part before the last, `ELOOP`, `ENAMETOOLONG`, `EBADF`.
+    #[error("the path leads nowhere")]
+    Answer(#[source] Errno),
+    /// The thread is gone.
+    #[error("thread {tid} is gone")]
+    TaskGone {
+        /// Which.
+        tid: u32,
+    },
+    /// Our own failure: it is not known what the kernel would answer.
+    #[error("cannot {step} to resolve a path of another process")]
+    Unable {
+        /// What was tried.
+        step: &'static str,
+        /// The kernel's answer to us.
+        #[source]
+        source: Errno,
+    },
+}
+
+impl ResolveError {
+    /// Sorts an errno that came while we looked something up for the thread.
+    fn of_lookup(step: &'static str, source: Errno) -> Self {
+        match source {
+            Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::NAMETOOLONG => Self::Answer(source),
+            _ => Self::Unable { step, source },
+        }
+    }
+}
+
+/// What a path means.
+#[derive(Debug)]
+pub struct Resolved {
+    /// Directory (`O_PATH`) that holds the last component. `None` when there is no such entry: the path ends in `.`, `..` or
+    /// `/`, or a procfs link led straight to the object.
+    pub parent: Option<OwnedFd>,
+    /// Name of the last component in `parent`, after all links; empty when there is no `parent`.
+    pub name: Vec<u8>,
+    /// The object; `None` when nothing has that name.
+    pub object: Option<Found>,
+    /// Device and inode number of `parent`.
+    pub parent_id: Option<(u64, u64)>,
+    /// Path of the object from the thread's root, as far as it could be told.
+    pub path: Option<Vec<u8>>,
+    /// Whether the path demanded a directory by a trailing slash.
+    pub trailing_slash: bool,
+}
+
+/// A thread whose paths are resolved.
+#[derive(Debug)]
+pub struct Task {
+    tid: u32,
+    root: OwnedFd,
+    root_identity: OnceCell<Identity>,
+    root_text: OnceCell<Option<Vec<u8>>>,
+}
+
+impl Task {
+    /// Opens the root directory of thread `tid` (a number in our pid namespace).
+    ///
+    /// # Errors
+    /// [`ResolveError::TaskGone`], [`ResolveError::Unable`].
+    pub fn open(tid: u32) -> Result<Self, ResolveError> {
+        let root = open_of_thread(tid, "root", "open the root directory of a thread")?;
+        Ok(Self { tid, root, root_identity: OnceCell::new(), root_text: OnceCell::new() })
+    }
+
+    /// The thread id it was opened by.
+    #[must_use]
+    pub fn tid(&self) -> u32 {
+        self.tid
+    }
+
+    /// The thread's root directory (`O_PATH`).
+    #[must_use]
+    pub fn root(&self) -> BorrowedFd<'_> {
+        self.root.as_fd()
+    }
+
+    /// Which object `path` means to the thread.
+    ///
+    /// # Errors
+    /// [`ResolveError`]. A missing last component is no error but a [`Resolved`] without object.
+    pub fn resolve(&self, base: Base, path: &[u8], follow: Follow) -> Result<Resolved, ResolveError> {
+        walker::resolve(self, base, path, follow)
+    }
+
+    /// What the thread's descriptor `number` refers to.
+    ///
+    /// # Errors
+    /// [`ResolveError::Answer`] with `EBADF` when it has no such descriptor.
+    pub fn descriptor(&self, number: i32) -> Result<Found, ResolveError> {
+        Found::identify(self.open_descriptor(number)?)
+    }
+
+    /// Best known path, from the thread's root, of what its descriptor `number` refers to.
+    #[must_use]
+    pub fn descriptor_path(&self, number: i32) -> Option<Vec<u8>> {
+        let object = self.open_descriptor(number).ok()?;
+        self.path_of(object.as_fd())
+    }
+
+    fn open_cwd(&self) -> Result<OwnedFd, ResolveError> {
+        open_of_thread(self.tid, "cwd", "open the working directory of a thread")
+    }
+
+    fn open_descriptor(&self, number: i32) -> Result<OwnedFd, ResolveError> {
+        if number < 0 {
+            return Err(ResolveError::Answer(Errno::BADF));
+        }
+        match open_of_thread(self.tid, &format!("fd/{number}"), "open a descriptor of a thread") {
+            Err(ResolveError::TaskGone { .. }) => {
+                // the same ENOENT for a thread that is gone and for a number that is not open
+                rustix::fs::statat(CWD, format!("/proc/{}/fd", self.tid), rustix::fs::AtFlags::empty())
+                    .map_err(|_| ResolveError::TaskGone { tid: self.tid })?;
+                Err(ResolveError::Answer(Errno::BADF))
+            }
+            other => other,
+        }
+    }
+
+    /// Identity of the thread's root, asked for once.
+    fn root_identity(&self) -> Result<Identity, ResolveError> {
+        if let Some(known) = self.root_identity.get() {
+            return Ok(*known);
+        }
+        let identity = Identity::of(self.root.as_fd())?;
+        Ok(*self.root_identity.get_or_init(|| identity))
+    }
+
+    /// Best known path of `object` from the thread's root: the kernel's name for it less the kernel's name for the root.
+    fn path_of(&self, object: BorrowedFd<'_>) -> Option<Vec<u8>> {
+        let text = object::kernel_name(object)?;
+        let root = self.root_text.get_or_init(|| object::kernel_name(self.root.as_fd())).as_ref()?;
+        if root.as_slice() == b"/" {
+            return Some(text);
+        }
+        match text.strip_prefix(root.as_slice())? {
+            [] => Some(b"/".to_vec()),
+            below @ [b'/', ..] => Some(below.to_vec()),
+            _ => None,
+        }
+    }
+}
+
+/// Follows a link of `/proc/TID` to an `O_PATH` descriptor.
+fn open_of_thread(tid: u32, link: &str, step: &'static str) -> Result<OwnedFd, ResolveError> {
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    match rustix::fs::openat(CWD, format!("/proc/{tid}/{link}"), flags, Mode::empty()) {
+        Ok(fd) => Ok(fd),
+        Err(Errno::NOENT | Errno::SRCH) => Err(ResolveError::TaskGone { tid }),
+        Err(source) => Err(ResolveError::Unable { step, source }),
+    }
+}

@@ -1,0 +1,296 @@
+//! The walk itself, one component at a time, as path_resolution(7) and the kernel's fs/namei.c do it.
+
+use std::os::fd::AsFd;
+use std::os::fd::BorrowedFd;
+use std::os::fd::OwnedFd;
+
+use rustix::fs::Mode;
+use rustix::fs::OFlags;
+
+use crate::kernel::Errno;
+use crate::kernel::foreign_root::AT_FDCWD;
+use crate::kernel::foreign_root::Base;
+use crate::kernel::foreign_root::Follow;
+use crate::kernel::foreign_root::Found;
+use crate::kernel::foreign_root::ResolveError;
+use crate::kernel::foreign_root::Resolved;
+use crate::kernel::foreign_root::Task;
+use crate::kernel::foreign_root::fast_path;
+use crate::kernel::foreign_root::magic_links;
+use crate::kernel::foreign_root::magic_links::Link;
+use crate::kernel::foreign_root::object::Identity;
+
+/// Most symbolic links in one resolution (`MAXSYMLINKS`, path_resolution(7)).
+const MAX_SYMBOLIC_LINKS: u32 = 40;
+/// Longest path with its NUL (`PATH_MAX`).
+const PATH_MAX: usize = 4096;
+
+/// A directory on the way: the task's root, or one that was opened.
+pub(super) enum Place<'task> {
+    /// The task's root.
+    Root(BorrowedFd<'task>),
+    /// Any other directory.
+    Opened(OwnedFd),
+}
+
+impl AsFd for Place<'_> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Root(fd) => *fd,
+            Self::Opened(fd) => fd.as_fd(),
+        }
+    }
+}
+
+impl Place<'_> {
+    fn into_fd(self) -> Result<OwnedFd, ResolveError> {
+        match self {
+            Self::Opened(fd) => Ok(fd),
+            Self::Root(fd) => fd_copy(fd),
+        }
+    }
+}
+
+fn fd_copy(fd: BorrowedFd<'_>) -> Result<OwnedFd, ResolveError> {
+    rustix::io::fcntl_dupfd_cloexec(fd, 0).map_err(|source| ResolveError::Unable { step: "copy a descriptor", source })
+}
+
+/// Where the walk is. `here` is always a directory.
+struct Walk<'task> {
+    task: &'task Task,
+    here: Place<'task>,
+    /// Path of `here` from the task's root without a final slash (empty for the root itself); `None` after a jump.
+    known: Option<Vec<u8>>,
+    /// What is still to be walked.
+    rest: Vec<u8>,
+    links: u32,
+}
+
+/// What a step ended with.
+enum Step<'task> {
+    Onward(Walk<'task>),
+    Done(Resolved),
+}
+
+/// See [`Task::resolve`].
+pub(super) fn resolve(task: &Task, base: Base, path: &[u8], follow: Follow) -> Result<Resolved, ResolveError> {
+    if path.is_empty() {
+        return Err(ResolveError::Answer(Errno::NOENT));
+    }
+    if path.len() >= PATH_MAX {
+        return Err(ResolveError::Answer(Errno::NAMETOOLONG));
+    }
+    let absolute = path.starts_with(b"/") || base == Base::Root;
+    let mut walk = if absolute {
+        Walk { task, here: Place::Root(task.root()), known: Some(Vec::new()), rest: path.to_vec(), links: 0 }
+    } else {
+        let start = match base {
+            Base::Descriptor(number) if number != AT_FDCWD => task.open_descriptor(number)?,
+            _ => task.open_cwd()?,
+        };
+        Walk { task, here: Place::Opened(start), known: None, rest: path.to_vec(), links: 0 }
+    };
+    if let Some(leap) = fast_path::leap(walk.here.as_fd(), absolute, path) {
+        walk.known = walk.known.and(leap.path);
+        walk.here = Place::Opened(leap.directory);
+        walk.rest = leap.last;
+    } else if matches!(base, Base::Descriptor(_)) && !absolute {
+        // a working directory is always a directory, a descriptor need not be
+        walk.here = must_be_directory(walk.here)?;
+    }
+    loop {
+        match walk.step(follow)? {
+            Step::Onward(next) => walk = next,
+            Step::Done(resolved) => return Ok(resolved),
+        }
+    }
+}
+
+fn must_be_directory(place: Place<'_>) -> Result<Place<'_>, ResolveError> {
+    let found = Found::identify(place.into_fd()?)?;
+    if found.is_directory() { Ok(Place::Opened(found.fd)) } else { Err(ResolveError::Answer(Errno::NOTDIR)) }
+}
+
+/// The first component of `rest`, and what follows it from the next slash on.
+fn split(rest: &[u8]) -> (&[u8], &[u8]) {
+    let start = rest.iter().position(|byte| *byte != b'/').unwrap_or(rest.len());
+    let rest = rest.get(start..).unwrap_or_default();
+    let end = rest.iter().position(|byte| *byte == b'/').unwrap_or(rest.len());
+    (rest.get(..end).unwrap_or_default(), rest.get(end..).unwrap_or_default())
+}
+
+impl<'task> Walk<'task> {
+    fn step(mut self, follow: Follow) -> Result<Step<'task>, ResolveError> {
+        let rest = std::mem::take(&mut self.rest);
+        let (component, tail) = split(&rest);
+        let last = tail.iter().all(|byte| *byte == b'/');
+        match component {
+            b"" => return self.finish_here(false),
+            b"." => {}
+            b".." => self.up()?,
+            _ if last => return self.last(component, !tail.is_empty(), follow),
+            _ => return self.descend(component, tail),
+        }
+        if last {
+            return self.finish_here(!tail.is_empty());
+        }
+        self.rest = tail.to_vec();
+        Ok(Step::Onward(self))
+    }
+
+    /// `..`: up, but never above the task's root.
+    fn up(&mut self) -> Result<(), ResolveError> {
+        if matches!(self.here, Place::Root(_)) || Identity::of(self.here.as_fd())? == self.task.root_identity()? {
+            self.known = Some(Vec::new());
+            return Ok(());
+        }
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let above = rustix::fs::openat(self.here.as_fd(), c"..", flags, Mode::empty())
+            .map_err(|errno| ResolveError::of_lookup("open a parent directory", errno))?;
+        self.here = Place::Opened(above);
+        self.known = self.known.take().and_then(|mut path| {
+            let slash = path.iter().rposition(|byte| *byte == b'/')?;
+            path.truncate(slash);
+            Some(path)
+        });
+        Ok(())
+    }
+
+    /// A component that is not the last: a directory, or a link to one.
+    fn descend(mut self, component: &[u8], tail: &[u8]) -> Result<Step<'task>, ResolveError> {
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let found = match rustix::fs::openat(self.here.as_fd(), component, flags | OFlags::DIRECTORY, Mode::empty()) {
+            Ok(directory) => {
+                self.enter(component, directory);
+                self.rest = tail.to_vec();
+                return Ok(Step::Onward(self));
+            }
+            Err(Errno::NOTDIR | Errno::LOOP) => rustix::fs::openat(self.here.as_fd(), component, flags, Mode::empty())
+                .map_err(|errno| ResolveError::of_lookup("look up a component", errno))
+                .and_then(Found::identify)?,
+            Err(errno) => return Err(ResolveError::of_lookup("look up a directory", errno)),
+        };
+        if found.is_symbolic_link() {
+            return self.follow_link(&found, component, tail);
+        }
+        if !found.is_directory() {
+            return Err(ResolveError::Answer(Errno::NOTDIR));
+        }
+        self.enter(component, found.fd);
+        self.rest = tail.to_vec();
+        Ok(Step::Onward(self))
+    }
+
+    fn enter(&mut self, component: &[u8], directory: OwnedFd) {
+        self.here = Place::Opened(directory);
+        if let Some(path) = &mut self.known {
+            path.push(b'/');
+            path.extend_from_slice(component);
+        }
+    }
+
+    /// The last component.
+    fn last(self, name: &[u8], slash: bool, follow: Follow) -> Result<Step<'task>, ResolveError> {
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let found = match rustix::fs::openat(self.here.as_fd(), name, flags, Mode::empty()) {
+            Ok(fd) => Found::identify(fd)?,
+            Err(Errno::NOENT) => return self.finish_entry(name, slash, None),
+            Err(errno) => return Err(ResolveError::of_lookup("look up the last component", errno)),
+        };
+        if found.is_symbolic_link() && (follow == Follow::Last || slash) {
+            let tail: &[u8] = if slash { b"/" } else { b"" };
+            return self.follow_link(&found, name, tail);
+        }
+        if slash && !found.is_directory() {
+            return Err(ResolveError::Answer(Errno::NOTDIR));
+        }
+        self.finish_entry(name, slash, Some(found))
+    }
+
+    /// Goes where `link`, named `name` in `here`, leads; `tail` is what follows it in the path.
+    fn follow_link(mut self, link: &Found, name: &[u8], tail: &[u8]) -> Result<Step<'task>, ResolveError> {
+        if self.links >= MAX_SYMBOLIC_LINKS {
+            return Err(ResolveError::Answer(Errno::LOOP));
+        }
+        self.links = self.links.saturating_add(1);
+        match magic_links::read(self.task, self.here.as_fd(), name, link.fd.as_fd())? {
+            Link::Text(mut text) => {
+                if text.starts_with(b"/") {
+                    self.here = Place::Root(self.task.root());
+                    self.known = Some(Vec::new());
+                }
+                text.extend_from_slice(tail);
+                self.rest = text;
+                Ok(Step::Onward(self))
+            }
+            Link::Object(fd) => self.jump(fd, tail),
+        }
+    }
+
+    /// Goes on from an object to which the kernel jumped.
+    fn jump(mut self, fd: OwnedFd, tail: &[u8]) -> Result<Step<'task>, ResolveError> {
+        let found = Found::identify(fd)?;
+        if !tail.is_empty() && !found.is_directory() {
+            return Err(ResolveError::Answer(Errno::NOTDIR));
+        }
+        self.known = None;
+        if tail.iter().all(|byte| *byte == b'/') {
+            let path = self.task.path_of(found.fd.as_fd());
+            return Ok(Step::Done(Resolved {
+                parent: None,
+                name: Vec::new(),
+                object: Some(found),
+                parent_id: None,
+                path,
+                trailing_slash: !tail.is_empty(),
+            }));
+        }
+        self.here = Place::Opened(found.fd);
+        self.rest = tail.to_vec();
+        Ok(Step::Onward(self))
+    }
+
+    /// The path ended at `here` itself.
+    fn finish_here(self, trailing_slash: bool) -> Result<Step<'task>, ResolveError> {
+        let path = match self.known {
+            Some(path) if path.is_empty() => Some(b"/".to_vec()),
+            Some(path) => Some(path),
+            None => self.task.path_of(self.here.as_fd()),
+        };
+        let object = Found::identify(self.here.into_fd()?)?;
+        Ok(Step::Done(Resolved {
+            parent: None,
+            name: Vec::new(),
+            object: Some(object),
+            parent_id: None,
+            path,
+            trailing_slash,
+        }))
+    }
+
+    /// The path ended at an entry of `here`, which may be missing.
+    fn finish_entry(
+        self,
+        name: &[u8],
+        trailing_slash: bool,
+        object: Option<Found>,
+    ) -> Result<Step<'task>, ResolveError> {
+        let parent = Identity::of(self.here.as_fd())?;
+        let directory = self.known.or_else(|| self.task.path_of(self.here.as_fd()));
+        let path = directory.map(|mut path| {
+            if !path.ends_with(b"/") {
+                path.push(b'/');
+            }
+            path.extend_from_slice(name);
+            path
+        });
+        Ok(Step::Done(Resolved {
+            parent: Some(self.here.into_fd()?),
+            name: name.to_vec(),
+            object,
+            parent_id: Some((parent.device, parent.inode)),
+            path,
+            trailing_slash,
+        }))
+    }
+}

@@ -1,0 +1,121 @@
+//! Process descriptors, pidfd_open(2): a process that cannot be taken for another one.
+
+use std::os::fd::AsFd;
+use std::os::fd::BorrowedFd;
+use std::os::fd::OwnedFd;
+
+use rustix::event::PollFd;
+use rustix::event::PollFlags;
+use rustix::event::Timespec;
+use rustix::process::Pid;
+use rustix::process::PidfdFlags;
+use rustix::process::PidfdGetfdFlags;
+
+use crate::kernel::Errno;
+
+/// What went wrong with a process descriptor.
+#[derive(Debug, thiserror::Error)]
+pub enum PidfdError {
+    /// No such process.
+    #[error("process {0} does not exist")]
+    Gone(u32),
+    /// pidfd_open(2) failed.
+    #[error("cannot open a descriptor of process {pid}; pidfd_open needs Linux 5.3 or later")]
+    Open {
+        /// Which process.
+        pid: u32,
+        /// The kernel's answer.
+        #[source]
+        source: Errno,
+    },
+    /// poll(2) failed.
+    #[error("cannot ask whether a process is alive")]
+    Poll(#[source] Errno),
+    /// pidfd_getfd(2) failed.
+    #[error("cannot copy descriptor {number} out of a process")]
+    Copy {
+        /// Its number there.
+        number: i32,
+        /// The kernel's answer.
+        #[source]
+        source: Errno,
+    },
+}
+
+/// One process (thread group), whatever becomes of its number.
+#[derive(Debug)]
+pub struct Process {
+    fd: OwnedFd,
+}
+
+/// Opens process `pid` (a thread group id).
+///
+/// # Errors
+/// [`PidfdError::Gone`], [`PidfdError::Open`].
+pub fn open(pid: u32) -> Result<Process, PidfdError> {
+    let number = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(PidfdError::Gone(pid))?;
+    match rustix::process::pidfd_open(number, PidfdFlags::empty()) {
+        Ok(fd) => Ok(Process { fd }),
+        Err(Errno::SRCH) => Err(PidfdError::Gone(pid)),
+        Err(source) => Err(PidfdError::Open { pid, source }),
+    }
+}
+
+impl Process {
+    /// Whether the process has not ended yet. A zombie has ended.
+    ///
+    /// # Errors
+    /// [`PidfdError::Poll`].
+    pub fn still_alive(&self) -> Result<bool, PidfdError> {
+        let mut polled = [PollFd::new(&self.fd, PollFlags::IN)];
+        loop {
+            match rustix::event::poll(&mut polled, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })) {
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(PidfdError::Poll(errno)),
+                Ok(ready) => return Ok(ready == 0),
+            }
+        }
+    }
+
+    /// A copy of the process's descriptor `number`, pidfd_getfd(2) (Linux 5.6). Close-on-exec.
+    ///
+    /// # Errors
+    /// [`PidfdError::Copy`].
+    pub fn copy_descriptor(&self, number: i32) -> Result<OwnedFd, PidfdError> {
+        let failed = |source| PidfdError::Copy { number, source };
+        if number < 0 {
+            return Err(failed(Errno::BADF));
+        }
+        rustix::process::pidfd_getfd(&self.fd, number, PidfdGetfdFlags::empty()).map_err(failed)
+    }
+}
+
+impl AsFd for Process {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::raw::child::fork_for_test;
+    use std::time::Duration;
+
+    #[test]
+    fn a_process_is_alive_until_it_ends() {
+        let child = fork_for_test(|| {
+            std::thread::sleep(Duration::from_secs(60));
+            0
+        });
+        let pid = child.pid();
+        let process = open(pid).expect("open");
+        assert!(process.still_alive().expect("alive"));
+        assert!(process.copy_descriptor(0).is_ok());
+        assert!(matches!(process.copy_descriptor(-1), Err(PidfdError::Copy { source: Errno::BADF, .. })));
+        child.kill();
+        assert!(!process.still_alive().expect("dead"));
+        assert!(matches!(open(pid), Err(PidfdError::Gone(_))));
+        assert!(matches!(open(0), Err(PidfdError::Gone(0))));
+    }
+}

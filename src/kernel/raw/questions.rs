@@ -1,0 +1,28 @@
+//! Two harmless questions to the kernel that no safe wrapper asks.
+
+use nix::libc;
+use rustix::io::Errno;
+
+use crate::kernel::raw::check;
+
+/// landlock_create_ruleset(2) with `LANDLOCK_CREATE_RULESET_VERSION`: the ABI version. Changes nothing.
+///
+/// # Errors
+/// `ENOSYS` when not built in, `EOPNOTSUPP` when disabled at boot.
+pub fn abi_version() -> Result<u32, Errno> {
+    // SAFETY: with a null attribute and size 0 the kernel reads and writes no memory.
+    let version = check(unsafe {
+        libc::syscall(libc::SYS_landlock_create_ruleset, std::ptr::null::<libc::c_void>(), 0_usize, 1_u32)
+    })?;
+    u32::try_from(version).map_err(|_| Errno::OVERFLOW)
+}
+
+/// Whether io_uring_setup(2) answers at all: the call is made with no parameters and must fail.
+///
+/// # Errors
+/// The kernel's answer: `EFAULT` or `EINVAL` when io_uring is there, `EPERM` when switched off, `ENOSYS` when absent.
+pub fn io_uring_answer() -> Errno {
+    // SAFETY: a null parameter block makes the kernel fail with EFAULT before it makes anything.
+    let returned = unsafe { libc::syscall(libc::SYS_io_uring_setup, 0_u32, std::ptr::null_mut::<libc::c_void>()) };
+    check(returned).err().unwrap_or(Errno::INVAL)
+}
