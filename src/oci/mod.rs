@@ -1,0 +1,25 @@
+//! The files and messages of the OCI runtime specification: bundles and their `config.json`, the seccomp section in it,
+//! the state that hooks and listeners are handed, and the command line of a runtime.
+//!
+//! Floor 1: uses `model` only. Lower floors return errors; nothing here logs. Everything read is bounded before it is
+//! read. Not here on purpose: running anything, policy, the daemon.
+//!
+//! * [`intercepted`] is the one table of intercepted calls; `seccomp-profiles/` is generated from it and tested against it.
+//! * [`seccomp_merge`] merges it into a workload's own profile; [`seccomp_profile`] and [`seccomp_condition`] are its ground.
+//! * [`spec_edit`] is the whole edit of a `config.json`; [`bundle`] reads and replaces the file.
+#![forbid(unsafe_code)]
+
+pub mod bundle;
+pub mod hook_state;
+pub mod identity;
+pub mod intercepted;
+pub mod listener_state;
+pub mod parameters;
+pub mod runtime_args;
+pub mod runtime_options;
+pub mod seccomp_condition;
+pub mod seccomp_merge;
+pub mod seccomp_profile;
+#[cfg(test)]
+mod seccomp_proof;
+pub mod spec_edit;

@@ -1,0 +1,343 @@
+//! The whole edit of a `config.json`: acctguard's hooks and the interception in the seccomp section.
+//!
+//! The document stays a JSON value, so members that acctguard does not know, their order and the spelling of numbers
+//! survive. Editing an edited document changes nothing.
+
+use std::path::Path;
+
+use serde_json::Map;
+use serde_json::Value;
+use serde_json::json;
+
+use crate::oci::seccomp_merge;
+use crate::oci::seccomp_merge::Conflict;
+use crate::oci::seccomp_merge::Listener;
+use crate::oci::seccomp_merge::Merge;
+use crate::oci::seccomp_profile::ProfileError;
+
+/// Base name of the hook program and its `argv[0]`.
+pub const HOOK_NAME: &str = "acctguard-hook";
+/// Value of `--own-seccomp` for a workload without a profile.
+pub const NO_SECCOMP: &str = "none";
+
+const OWN_SECCOMP: &str = "--own-seccomp";
+/// Calls that the interception cannot watch, or only in part, for the hook to put on record.
+const UNWATCHED: &str = "--unwatched";
+/// A hook's environment is what `env` says; without it the hook would inherit the runtime's (config.md, "POSIX-platform Hooks").
+const HOOK_ENV: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// What is to be put into a `config.json`.
+#[derive(Debug, Clone, Copy)]
+pub struct Edit<'a> {
+    /// Absolute path of `acctguard-hook`.
+    pub hook_program: &'a Path,
+    /// The configuration the hooks are to use, when it is not the default one.
+    pub config_file: Option<&'a Path>,
+    /// The daemon's listener.
+    pub listener: Listener<'a>,
+    /// What is done about interception.
+    pub interception: Interception<'a>,
+}
+
+/// What is done about interception.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Interception<'a> {
+    /// It is put in place.
+    Install,
+    /// Policy does not ask for it.
+    Off,
+    /// It is asked for and cannot be put in place; the hook records why.
+    Unprotected {
+        /// One line.
+        reason: &'a str,
+    },
+}
+
+/// The outcome of an edit.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Edited {
+    /// The new document.
+    pub spec: Value,
+    /// Whether it differs from the old one.
+    pub changed: bool,
+    /// Whether the interception is in it.
+    pub intercepted: bool,
+    /// Calls that are intercepted in part only.
+    pub gaps: Vec<String>,
+}
+
+/// Why a `config.json` cannot be edited.
+#[derive(Debug, thiserror::Error)]
+pub enum EditError {
+    /// A member has the wrong type.
+    #[error("{member} of config.json is not {expected}; the bundle is malformed, make it anew")]
+    Type {
+        /// Which.
+        member: String,
+        /// What it should be.
+        expected: &'static str,
+    },
+    /// A path that JSON cannot hold.
+    #[error(
+        "path {path:?} is not UTF-8 and cannot be written into config.json; install or configure acctguard under another path"
+    )]
+    Path {
+        /// Which.
+        path: std::path::PathBuf,
+    },
+    /// The seccomp section.
+    #[error(transparent)]
+    Seccomp(#[from] ProfileError),
+    /// The interception is asked for and cannot be put in; the caller's policy decides whether to try again without.
+    #[error(transparent)]
+    Conflict(#[from] Conflict),
+}
+
+/// Whether a document has acctguard's listener in its seccomp section.
+#[must_use]
+pub fn is_intercepted(spec: &Value, listener_path: &str) -> bool {
+    spec.pointer("/linux/seccomp/listenerPath").and_then(Value::as_str) == Some(listener_path)
+}
+
+/// The workload's own seccomp profile before acctguard's edit, as events say it: `none` or its default action.
+/// Known from acctguard's own hook in an edited document.
+#[must_use]
+pub fn own_seccomp(spec: &Value) -> Option<String> {
+    own_argument(spec, OWN_SECCOMP)
+}
+
+/// What follows `flag` in acctguard's own createRuntime hook.
+fn own_argument(spec: &Value, flag: &str) -> Option<String> {
+    let hooks = spec.pointer("/hooks/createRuntime")?.as_array()?;
+    let arguments = hooks.iter().find(|hook| is_own(hook))?.get("args")?.as_array()?;
+    let position = arguments.iter().position(|argument| argument.as_str() == Some(flag))?;
+    arguments.get(position + 1)?.as_str().map(ToOwned::to_owned)
+}
+
+/// Edits a document.
+///
+/// # Errors
+/// [`EditError`]; the document is then to be left as it was.
+pub fn edit(spec: &Value, edit: &Edit<'_>) -> Result<Edited, EditError> {
+    let mut new = spec.clone();
+    let Some(object) = new.as_object_mut() else {
+        return Err(EditError::Type { member: "the top level".to_owned(), expected: "an object" });
+    };
+    let mut gaps = Vec::new();
+    let own = seccomp_before(spec, edit.listener.path);
+    match edit.interception {
+        Interception::Install if !install(object, edit.listener, &mut gaps)? => {
+            gaps = own_argument(spec, UNWATCHED).into_iter().collect();
+        }
+        Interception::Install => {}
+        Interception::Off | Interception::Unprotected { .. } => uninstall(object, edit.listener.path, &own),
+    }
+    let program = path_text(edit.hook_program)?;
+    let config = edit.config_file.map(path_text).transpose()?;
+    let mut arguments = vec![HOOK_NAME, "createRuntime"];
+    arguments.extend(config.iter().flat_map(|file| ["--config", file]));
+    arguments.extend([OWN_SECCOMP, &own]);
+    if let Interception::Unprotected { reason } = edit.interception {
+        arguments.extend(["--unprotected", reason]);
+    }
+    let unwatched = gaps.join("; ");
+    if !gaps.is_empty() {
+        arguments.extend([UNWATCHED, &unwatched]);
+    }
+    set_hook(object, "createRuntime", program, &arguments)?;
+    let mut arguments = vec![HOOK_NAME, "poststop"];
+    arguments.extend(config.iter().flat_map(|file| ["--config", file]));
+    set_hook(object, "poststop", program, &arguments)?;
+    let intercepted = is_intercepted(&new, edit.listener.path);
+    Ok(Edited { changed: new != *spec, spec: new, intercepted, gaps })
+}
+
+fn path_text(path: &Path) -> Result<&str, EditError> {
+    path.to_str().ok_or_else(|| EditError::Path { path: path.to_owned() })
+}
+
+fn seccomp_before(spec: &Value, listener_path: &str) -> String {
+    if is_intercepted(spec, listener_path)
+        && let Some(own) = own_seccomp(spec)
+    {
+        return own;
+    }
+    let action = spec.pointer("/linux/seccomp/defaultAction").and_then(Value::as_str);
+    action.map_or_else(|| NO_SECCOMP.to_owned(), |action| action.chars().take(80).collect())
+}
+
+/// Merges the interception in. False when it is there already.
+fn install(object: &mut Map<String, Value>, listener: Listener<'_>, gaps: &mut Vec<String>) -> Result<bool, EditError> {
+    let linux = member(object, "linux", "linux")?;
+    match seccomp_merge::merge(linux.get("seccomp"), listener)? {
+        Merge::Unchanged => Ok(false),
+        Merge::Conflict(conflict) => Err(conflict.into()),
+        Merge::Merged(merged) => {
+            linux.insert("seccomp".to_owned(), merged.section);
+            *gaps = merged.gaps;
+            Ok(true)
+        }
+    }
+}
+
+fn uninstall(object: &mut Map<String, Value>, listener_path: &str, own: &str) {
+    let Some(linux) = object.get_mut("linux").and_then(Value::as_object_mut) else {
+        return;
+    };
+    let Some(restored) = linux.get("seccomp").and_then(|section| seccomp_merge::remove(section, listener_path)) else {
+        return;
+    };
+    if own == NO_SECCOMP {
+        linux.shift_remove("seccomp");
+    } else {
+        linux.insert("seccomp".to_owned(), restored);
+    }
+}
+
+/// The object under `key`, made when it is missing or null.
+fn member<'a>(
+    object: &'a mut Map<String, Value>,
+    key: &str,
+    name: &str,
+) -> Result<&'a mut Map<String, Value>, EditError> {
+    let value = object.entry(key).or_insert(Value::Null);
+    if value.is_null() {
+        *value = Value::Object(Map::new());
+    }
+    value.as_object_mut().ok_or_else(|| EditError::Type { member: name.to_owned(), expected: "an object" })
+}
+
+/// Whether a hook is acctguard's.
+fn is_own(hook: &Value) -> bool {
+    let first = hook.pointer("/args/0").and_then(Value::as_str);
+    let path = hook.get("path").and_then(Value::as_str).map(Path::new);
+    first == Some(HOOK_NAME) || path.and_then(Path::file_name).is_some_and(|name| name == HOOK_NAME)
+}
+
+/// Puts acctguard's hook last in a stage, in place of those it has there.
+fn set_hook(object: &mut Map<String, Value>, stage: &str, program: &str, args: &[&str]) -> Result<(), EditError> {
+    let hooks = member(object, "hooks", "hooks")?;
+    let list = hooks.entry(stage).or_insert(Value::Null);
+    if list.is_null() {
+        *list = Value::Array(Vec::new());
+    }
+    let Some(list) = list.as_array_mut() else {
+        return Err(EditError::Type { member: format!("hooks.{stage}"), expected: "a list" });
+    };
+    list.retain(|hook| !is_own(hook));
+    list.push(json!({"path": program, "args": args, "env": [HOOK_ENV]}));
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LISTENER: Listener<'_> = Listener { path: "/run/acctguard/listener.sock", metadata: "acctguard/1" };
+
+    fn with(interception: Interception<'_>) -> Edit<'_> {
+        Edit {
+            hook_program: Path::new("/usr/lib/acctguard/acctguard-hook"),
+            config_file: None,
+            listener: LISTENER,
+            interception,
+        }
+    }
+
+    fn parse(text: &str) -> Value {
+        serde_json::from_str(text).expect("valid JSON")
+    }
+
+    #[test]
+    fn unknown_members_order_and_numbers_survive_and_twice_is_once() {
+        let text = r#"{"zzz":1.50,"ociVersion":"1.0.2","big":123456789012345678901234567890,"linux":{"new":{"b":1e+3,"a":null}},"hooks":{"createRuntime":[{"path":"/bin/theirs"}],"prestart":[]},"aaa":true}"#;
+        let spec = parse(text);
+        let once = edit(&spec, &with(Interception::Install)).expect("edits");
+        assert!(once.changed && once.intercepted && once.gaps.is_empty());
+        let printed = once.spec.to_string();
+        for kept in [r#""zzz":1.50"#, "123456789012345678901234567890", r#""new":{"b":1e+3,"a":null}"#] {
+            assert!(printed.contains(kept), "{kept} is gone from {printed}");
+        }
+        assert!(printed.find("zzz") < printed.find("ociVersion") && printed.find("hooks") < printed.find("aaa"));
+        let hooks = once.spec.pointer("/hooks/createRuntime").and_then(Value::as_array).expect("is there");
+        assert_eq!(hooks.len(), 2);
+        assert_eq!(hooks[0]["path"], "/bin/theirs");
+        let twice = edit(&once.spec, &with(Interception::Install)).expect("edits");
+        assert!(!twice.changed);
+        assert_eq!(twice.spec.to_string(), printed);
+    }
+
+    #[test]
+    fn an_unprotected_start_takes_the_interception_out_again() {
+        for text in [
+            r#"{"linux":{"namespaces":[]}}"#,
+            r#"{"linux":{"seccomp":{"defaultAction":"SCMP_ACT_ERRNO","syscalls":[{"names":["read","openat"],"action":"SCMP_ACT_ALLOW"}]}}}"#,
+        ] {
+            let spec = parse(text);
+            let protected = edit(&spec, &with(Interception::Install)).expect("edits").spec;
+            let without = edit(&protected, &with(Interception::Unprotected { reason: "no daemon" })).expect("edits");
+            assert!(!without.intercepted);
+            assert!(!without.spec.to_string().contains("NOTIFY"));
+            assert_eq!(own_seccomp(&without.spec), own_seccomp(&protected));
+            let hook = &without.spec["hooks"]["createRuntime"][0]["args"];
+            assert!(hook.to_string().ends_with(r#""--unprotected","no daemon"]"#), "{hook}");
+            let again = edit(&without.spec, &with(Interception::Install)).expect("edits").spec;
+            assert!(is_intercepted(&again, LISTENER.path));
+            assert_eq!(again["linux"], protected["linux"]);
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_watched_is_told_to_the_hook_and_kept() {
+        let twisted = json!({"process": {"args": ["sh"]}, "linux": {"seccomp": {"defaultAction": "SCMP_ACT_ALLOW",
+            "syscalls": [{"names": ["rename"], "action": "SCMP_ACT_ERRNO", "args": [
+                {"index": 0, "value": 1, "op": "SCMP_CMP_EQ"}, {"index": 1, "value": 2, "op": "SCMP_CMP_EQ"}]}]}}});
+        let once = edit(&twisted, &with(Interception::Install)).expect("edits");
+        assert!(once.intercepted && !once.gaps.is_empty(), "{:?}", once.gaps);
+        let told = own_argument(&once.spec, UNWATCHED).expect("the hook is told");
+        assert!(told.contains("rename"), "{told}");
+        let twice = edit(&once.spec, &with(Interception::Install)).expect("edits");
+        assert!(!twice.changed);
+        assert_eq!(twice.gaps, [told]);
+    }
+
+    #[test]
+    fn own_seccomp_is_remembered() {
+        for (text, own) in [
+            (r#"{}"#, "none"),
+            (r#"{"linux":{"seccomp":null}}"#, "none"),
+            (r#"{"linux":{"seccomp":{"defaultAction":"SCMP_ACT_LOG"}}}"#, "SCMP_ACT_LOG"),
+        ] {
+            let once = edit(&parse(text), &with(Interception::Install)).expect("edits").spec;
+            assert_eq!(own_seccomp(&once).as_deref(), Some(own));
+            let twice = edit(&once, &with(Interception::Install)).expect("edits").spec;
+            assert_eq!(own_seccomp(&twice).as_deref(), Some(own));
+        }
+    }
+
+    #[test]
+    fn malformed_documents_are_refused() {
+        for text in [
+            "[]",
+            r#"{"hooks":[]}"#,
+            r#"{"hooks":{"createRuntime":{}}}"#,
+            r#"{"linux":3}"#,
+            r#"{"linux":{"seccomp":[]}}"#,
+            r#"{"linux":{"seccomp":{"defaultAction":"SCMP_ACT_WHATEVER"}}}"#,
+            r#"{"linux":{"seccomp":{"defaultAction":"SCMP_ACT_ERRNO","syscalls":[{"names":[1],"action":"SCMP_ACT_ALLOW"}]}}}"#,
+        ] {
+            let error = edit(&parse(text), &with(Interception::Install)).expect_err(text).to_string();
+            assert!(!error.contains('\n') && error.contains("config.json"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_foreign_listener_is_a_conflict() {
+        let text = r#"{"linux":{"seccomp":{"defaultAction":"SCMP_ACT_ALLOW","listenerPath":"/run/other.sock"}}}"#;
+        let error = edit(&parse(text), &with(Interception::Install)).expect_err("conflict");
+        assert!(
+            matches!(error, EditError::Conflict(Conflict::ForeignListener { ref path }) if path == "/run/other.sock")
+        );
+        assert!(!edit(&parse(text), &with(Interception::Off)).expect("edits").intercepted);
+    }
+}
