@@ -1,0 +1,406 @@
+//! What is known of one container: its databases as they last were, and the acts in progress.
+//!
+//! Attempts come from the supervisors of its listeners, changes from fanotify, time from the daemon. When an act is over the
+//! databases are read again and what changed is told once, in a finding. A change that no attempt explains is a finding
+//! of its own. An act that changed and was refused nothing is no finding, but it is remembered: the descriptor it opened
+//! may be written to later.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::MutexGuard;
+use std::sync::PoisonError;
+use std::sync::RwLock;
+use std::time::Duration;
+
+use crate::model::account;
+use crate::model::account::Databases;
+use crate::model::attempt::DatabasePath;
+use crate::model::event::Change;
+use crate::model::event::Container;
+use crate::model::event::Event;
+use crate::model::event::Host;
+use crate::model::event::Kind;
+use crate::model::event::Outcome;
+use crate::model::event::Severity;
+use crate::model::policy::Applied;
+use crate::supervise::actor::Acting;
+use crate::supervise::attribution;
+use crate::supervise::attribution::Writer;
+use crate::supervise::baseline::BaselineError;
+use crate::supervise::container_root::ContainerRoot;
+use crate::supervise::finding;
+use crate::supervise::incident::Act;
+use crate::supervise::incident::QUIET;
+use crate::supervise::incident::Sighting;
+use crate::supervise::live_policy::LivePolicy;
+use crate::supervise::moment::Moment;
+use crate::supervise::surroundings::LiveSurroundings;
+use crate::supervise::surroundings::Surroundings;
+
+/// Most acts remembered for what their open descriptors may still do.
+const MAX_REMEMBERED: usize = 64;
+/// Most writers of changed databases remembered until the databases are read.
+const MAX_WRITERS: usize = 64;
+/// Changes that come without a pause are looked at after this long.
+const CHANGE_LIMIT: Duration = Duration::from_secs(2);
+
+/// Which container a case is about.
+#[derive(Debug, Clone)]
+pub struct Identity {
+    /// The node.
+    pub host: Host,
+    /// The container, as its events show it.
+    pub container: Container,
+    /// Pid of its init on the host; 0 when unknown.
+    pub init: u32,
+    /// Its policy.
+    pub policy: LivePolicy,
+}
+
+/// Numbers for `acctguard containers`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Attempts seen.
+    pub attempts: u64,
+    /// Blocked among them.
+    pub blocked: u64,
+    /// Findings made.
+    pub findings: u64,
+    /// Attempts that could not be recorded.
+    pub unrecorded: u64,
+}
+
+struct State {
+    identity: Identity,
+    known: Databases,
+    /// Which databases `known` is of.
+    watched: Arc<[DatabasePath]>,
+    acts: Vec<Act>,
+    remembered: VecDeque<Act>,
+    /// First and last change told by fanotify since the databases were read.
+    changed: Option<(Moment, Moment)>,
+    writers: Vec<Writer>,
+    unreadable: bool,
+    unrecorded: Option<(u64, String)>,
+    counts: Counts,
+}
+
+/// One container's case. Shared by its listeners and the thread that ticks it.
+pub struct Case {
+    root: Arc<RwLock<Arc<ContainerRoot>>>,
+    surroundings: Box<dyn Surroundings>,
+    policy: LivePolicy,
+    /// Held while the databases are read to tell what changed.
+    reading: Mutex<()>,
+    state: Mutex<State>,
+}
+
+impl Case {
+    /// A case that begins with the databases as they are below `root`.
+    ///
+    /// # Errors
+    /// [`BaselineError`].
+    pub fn new(identity: Identity, root: Arc<ContainerRoot>) -> Result<Self, BaselineError> {
+        let root = Arc::new(RwLock::new(root));
+        let surroundings = Box::new(LiveSurroundings { root: Arc::clone(&root) });
+        Self::with_surroundings(identity, root, surroundings)
+    }
+
+    fn with_surroundings(
+        identity: Identity,
+        root: Arc<RwLock<Arc<ContainerRoot>>>,
+        surroundings: Box<dyn Surroundings>,
+    ) -> Result<Self, BaselineError> {
+        let watched: Arc<[DatabasePath]> = Arc::from(identity.policy.current().databases.as_slice());
+        let known = surroundings.snapshot(&watched)?;
+        let policy = identity.policy.clone();
+        let state = State {
+            identity,
+            known,
+            watched,
+            acts: Vec::new(),
+            remembered: VecDeque::new(),
+            changed: None,
+            writers: Vec::new(),
+            unreadable: false,
+            unrecorded: None,
+            counts: Counts::default(),
+        };
+        Ok(Self { root, surroundings, policy, reading: Mutex::new(()), state: Mutex::new(state) })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Goes on with another root directory and begins anew with the databases there: for a case that began with the bundle's
+    /// root file system and learns the container's own root, mounts and all, when its listener comes.
+    ///
+    /// # Errors
+    /// [`BaselineError`]; the databases known before stay then.
+    pub fn replace_root(&self, root: Arc<ContainerRoot>, init: u32) -> Result<(), BaselineError> {
+        let _one_at_a_time = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
+        *self.root.write().unwrap_or_else(PoisonError::into_inner) = root;
+        let watched: Arc<[DatabasePath]> = Arc::from(self.policy.current().databases.as_slice());
+        self.state().identity.init = init;
+        let known = self.surroundings.snapshot(&watched)?;
+        let mut state = self.state();
+        state.known = known;
+        state.watched = watched;
+        Ok(())
+    }
+
+    /// The container's root.
+    #[must_use]
+    pub fn root(&self) -> Arc<ContainerRoot> {
+        Arc::clone(&self.root.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The policy in force.
+    #[must_use]
+    pub fn policy(&self) -> Arc<Applied> {
+        self.policy.current()
+    }
+
+    /// Puts another policy in force, for the next call on. Databases that it adds begin as they are.
+    pub fn replace_policy(&self, applied: Applied, now: Moment) {
+        self.policy.replace(applied);
+        self.request_check(now);
+    }
+
+    /// Pid of the container's init on the host; 0 when unknown.
+    #[must_use]
+    pub fn init(&self) -> u32 {
+        self.state().identity.init
+    }
+
+    /// The databases as they last were.
+    #[must_use]
+    pub fn known(&self) -> Databases {
+        self.state().known.clone()
+    }
+
+    /// Numbers so far.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        self.state().counts
+    }
+
+    /// An event about this container with nothing but the node, the container and the policy in it.
+    #[must_use]
+    pub fn event(&self, kind: Kind, severity: Severity, now: Moment) -> Event {
+        let state = self.state();
+        let mut event = finding::bare(&state.identity, kind, severity, now);
+        event.policy = Some(self.policy.current().reference("mode"));
+        event
+    }
+
+    /// Takes an attempt in. Gives its event when it is the first of its kind in its act; repeats are counted and told with
+    /// the end of the act.
+    pub fn note_attempt(&self, sighting: Sighting) -> Option<Event> {
+        let mut state = self.state();
+        state.counts.attempts = state.counts.attempts.saturating_add(1);
+        if sighting.outcome == Outcome::Blocked {
+            state.counts.blocked = state.counts.blocked.saturating_add(1);
+        }
+        let position = state.acts.iter().position(|act| act.takes(&sighting));
+        let shown = sighting.clone();
+        let (is_first, incident) = match position.and_then(|position| state.acts.get_mut(position)) {
+            Some(act) => (act.add(sighting), act.published()),
+            None => {
+                let act = Act::begin(sighting);
+                let incident = act.published();
+                state.acts.push(act);
+                (true, incident)
+            }
+        };
+        is_first.then(|| finding::attempt(&state.identity, &shown, incident, None))
+    }
+
+    /// Takes in that something named `name` changed in a watched directory, by process `pid` on the host (0: unknown).
+    pub fn note_change(&self, name: &[u8], pid: u32, now: Moment) {
+        let mut state = self.state();
+        let first = state.changed.map_or(now, |(first, _)| first);
+        state.changed = Some((first, now));
+        let is_database = self.policy.current().databases.iter().any(|database| {
+            database.is_directory() || database.as_str().rsplit('/').next().is_some_and(|base| base.as_bytes() == name)
+        });
+        let is_known = state.writers.iter().any(|writer| writer.pid == pid && writer.name == name);
+        if pid == 0 || !is_database || is_known || state.writers.len() >= MAX_WRITERS {
+            return;
+        }
+        for act in state.acts.iter_mut().filter(|act| act.has_process(pid)) {
+            act.touch(now);
+        }
+        let explained = state.acts.iter().chain(&state.remembered).any(|act| act.has_process(pid));
+        let init = state.identity.init;
+        let acting = if explained { None } else { self.surroundings.acting(pid, init) };
+        state.writers.push(Writer { name: name.to_vec(), pid, acting });
+    }
+
+    /// Asks for a look at the databases though nothing is known to have changed.
+    pub fn request_check(&self, now: Moment) {
+        self.state().changed.get_or_insert((now, now));
+    }
+
+    /// Notes that an event could not be made durable, to be told when one can again.
+    pub fn note_unrecorded(&self, reason: &str) {
+        let mut state = self.state();
+        state.counts.unrecorded = state.counts.unrecorded.saturating_add(1);
+        let count = state.unrecorded.as_ref().map_or(0, |(count, _)| *count).saturating_add(1);
+        state.unrecorded = Some((count, reason.to_owned()));
+    }
+
+    /// The event that tells how many could not be recorded, once.
+    pub fn take_unrecorded(&self, now: Moment) -> Option<Event> {
+        let mut state = self.state();
+        let (count, reason) = state.unrecorded.take()?;
+        Some(finding::unrecorded(&state.identity, count, &reason, now))
+    }
+
+    /// When [`Case::due`] should be called next; `None` while nothing is in progress.
+    #[must_use]
+    pub fn wait(&self, now: Moment) -> Option<Duration> {
+        let state = self.state();
+        let pause = state.acts.iter().map(|act| act.wait(now)).max();
+        let limit = state.acts.iter().map(|act| act.limit_in(now)).min();
+        let acts = pause.into_iter().chain(limit).min();
+        let change = state.changed.map(|(first, last)| change_wait(first, last, now));
+        acts.or(change)
+    }
+
+    /// The events that are due: repeats of attempts, and findings. To be recorded by the caller.
+    pub fn due(&self, now: Moment) -> Vec<Event> {
+        self.conclude(now, Ending::No, |state| {
+            let over = state.acts.iter().all(|act| act.is_over(now, |acting| self.surroundings.is_alive(acting)));
+            let at_limit = state.acts.iter().any(|act| act.is_at_limit(now));
+            let changed = state.changed.is_some_and(|(first, last)| change_wait(first, last, now).is_zero());
+            (!state.acts.is_empty() || changed) && (over || at_limit)
+        })
+    }
+
+    /// The container ends: everything in progress is concluded. A database that is missing now, though nobody was seen to
+    /// remove it, went with the container: engines take its file system apart as soon as its last process is gone.
+    pub fn finish(&self, now: Moment) -> Vec<Event> {
+        self.conclude(now, Ending::Yes, |_| true)
+    }
+
+    /// Reads the databases, shares out what changed, and tells all acts in progress. They are read without the state locked:
+    /// should that take long (a file system of the container's that hangs), only this container's findings wait.
+    fn conclude(&self, now: Moment, ending: Ending, is_due: impl FnOnce(&State) -> bool) -> Vec<Event> {
+        let _one_at_a_time = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
+        let (mut ended, before, watched) = {
+            let mut state = self.state();
+            if !is_due(&state) {
+                return Vec::new();
+            }
+            let first_change = state.changed.take().map_or(now, |(first, _)| first);
+            let acts = std::mem::take(&mut state.acts);
+            let writers = std::mem::take(&mut state.writers);
+            (Ended { acts, writers, first_change }, state.known.clone(), Arc::clone(&state.watched))
+        };
+        let read = self.surroundings.snapshot(&watched);
+        let policy = self.policy.current();
+        // other databases than before: what they hold now is where they begin
+        let begun_anew = (policy.databases != *watched).then(|| self.surroundings.snapshot(&policy.databases));
+        let mut state = self.state();
+        let mut events = Vec::new();
+        let unexplained = match read {
+            Ok(after) => {
+                state.unreadable = false;
+                let mut unexplained = self.share_out(&mut state, &mut ended, &before, &after);
+                if ending == Ending::Yes {
+                    unexplained.retain(|change| after.get(&change.database).is_some());
+                }
+                state.known = after;
+                unexplained
+            }
+            Err(error) => {
+                let is_news = !std::mem::replace(&mut state.unreadable, true);
+                events.extend(is_news.then(|| finding::unreadable(&state.identity, &error, now)));
+                Vec::new()
+            }
+        };
+        if let Some(Ok(known)) = begun_anew {
+            state.known = known;
+            state.watched = Arc::from(policy.databases.as_slice());
+        }
+        events.extend(state.tell(ended, &before, unexplained, &policy, now));
+        events
+    }
+
+    /// Gives what changed to the acts that ended, to those remembered, to those that began while the databases were read.
+    fn share_out(&self, state: &mut State, ended: &mut Ended, before: &Databases, after: &Databases) -> Vec<Change> {
+        let is_alive = |acting: &Acting| self.surroundings.is_alive(acting);
+        let Ended { acts, writers, .. } = ended;
+        let changes = account::diff(before, after);
+        let rest = attribution::share_out(acts, &mut state.remembered, writers, before, changes, &is_alive);
+        attribution::share_out(&mut state.acts, &mut VecDeque::new(), writers, before, rest, &is_alive)
+    }
+}
+
+/// Whether the container is at its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ending {
+    Yes,
+    No,
+}
+
+/// What was in progress when the databases were read.
+struct Ended {
+    acts: Vec<Act>,
+    writers: Vec<Writer>,
+    first_change: Moment,
+}
+
+impl State {
+    /// Repeats and findings of the acts that ended and of those remembered, and the finding of what nobody explains.
+    fn tell(
+        &mut self,
+        mut ended: Ended,
+        before: &Databases,
+        unexplained: Vec<Change>,
+        policy: &Applied,
+        now: Moment,
+    ) -> Vec<Event> {
+        let mut events = Vec::new();
+        for act in &ended.acts {
+            let repeats = act.repeats();
+            events.extend(
+                repeats
+                    .map(|(sighting, count)| finding::attempt(&self.identity, sighting, act.published(), Some(count))),
+            );
+        }
+        for act in ended.acts.iter_mut().chain(&mut self.remembered) {
+            if act.is_worth_telling() {
+                events.push(finding::of_act(&self.identity, act, before, now));
+            }
+            act.set_told();
+        }
+        if !unexplained.is_empty() {
+            let reference = policy.reference("content");
+            let Ended { writers, first_change, .. } = &ended;
+            events.push(finding::unexplained(&self.identity, reference, unexplained, writers, *first_change, now));
+        }
+        let findings = events.iter().filter(|event| event.kind == Kind::AccountFinding).count();
+        self.counts.findings = self.counts.findings.saturating_add(findings as u64);
+        self.remember(ended.acts);
+        events
+    }
+
+    /// Acts that are told are remembered where what they opened may be written to later.
+    fn remember(&mut self, told: Vec<Act>) {
+        self.remembered.extend(told.into_iter().filter(Act::may_change_later));
+        while self.remembered.len() > MAX_REMEMBERED {
+            self.remembered.pop_front();
+        }
+    }
+}
+
+fn change_wait(first: Moment, last: Moment, now: Moment) -> Duration {
+    QUIET.saturating_sub(now.since(last)).min(CHANGE_LIMIT.saturating_sub(now.since(first)))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,180 @@
+//! Which objects of a container are account databases now. By identity, never by the text of a path.
+//!
+//! Two identities count (`pitfalls.md` 18, 19): the *object* (device and inode, or a [`Likeness`] on overlays), which hard links, bind mounts and
+//! `/proc/self/fd/N` all lead to, and the *directory entry* (directory, name), which exists before and after the object does.
+//! A database that is a symbolic link has two entries: the link, and what it leads to.
+//! Everything is looked up afresh for each call that needs it, because a rename over a database changes its object.
+
+use crate::kernel::foreign_root::Follow;
+use crate::model::attempt::DatabasePath;
+use crate::model::attempt::ObjectId;
+use crate::supervise::target::Likeness;
+use crate::supervise::target::Object;
+use crate::supervise::target::ObjectKind;
+use crate::supervise::target::Place;
+
+/// Names looked at in a directory of databases; more are matched by their directory alone.
+const MAX_NAMES: usize = 256;
+
+/// The container's own root, whoever asks.
+pub trait RootView {
+    /// The entry `name` in `directory` (an absolute path; links in it are followed, `name` is not).
+    /// A directory that does not exist gives a place without parent.
+    fn entry(&self, directory: &str, name: &str) -> Place;
+
+    /// Where `path` leads, last link followed or not.
+    fn look_up(&self, path: &str, follow: Follow) -> Place;
+
+    /// Names in a directory, at most `max`; none when it does not exist.
+    fn names(&self, directory: &str, max: usize) -> Vec<Vec<u8>>;
+}
+
+/// One directory entry and what stands there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Entry {
+    parent: Option<ObjectId>,
+    name: Vec<u8>,
+    object: Option<ObjectId>,
+    likeness: Option<Likeness>,
+}
+
+impl Entry {
+    fn of(place: Place) -> Self {
+        let (object, likeness) = place.object.map(|object| (object.id, object.likeness)).unzip();
+        Self { parent: place.parent, name: place.name, object, likeness: likeness.flatten() }
+    }
+
+    /// Whether `object` is what stands there, by whatever name it was reached.
+    fn holds(&self, object: &Object) -> bool {
+        self.object == Some(object.id) || (self.likeness.is_some() && self.likeness == object.likeness)
+    }
+
+    fn is_at(&self, place: &Place) -> bool {
+        self.parent.is_some() && self.parent == place.parent && self.name == place.name
+    }
+}
+
+/// The databases as they are at one moment.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Located {
+    files: Vec<(DatabasePath, Vec<Entry>)>,
+    directories: Vec<(DatabasePath, ObjectId, Vec<Entry>)>,
+}
+
+/// The directories above the databases as they are at one moment.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Ancestors {
+    entries: Vec<(DatabasePath, Entry)>,
+    root: Option<ObjectId>,
+}
+
+/// `/a/b` → (`/a`, `b`); `/a` → (`/`, `a`).
+fn split(path: &str) -> (&str, &str) {
+    match path.rsplit_once('/') {
+        Some(("", name)) => ("/", name),
+        Some((directory, name)) => (directory, name),
+        None => ("/", path),
+    }
+}
+
+/// The entry of `path`, and where it leads when it is a symbolic link.
+fn entries(view: &dyn RootView, path: &str) -> Vec<Entry> {
+    let (directory, name) = split(path);
+    let place = view.entry(directory, name);
+    let is_link = matches!(&place.object, Some(Object { kind: ObjectKind::Symlink, .. }));
+    let mut found = vec![Entry::of(place)];
+    if is_link {
+        found.push(Entry::of(view.look_up(path, Follow::Last)));
+    }
+    found
+}
+
+impl Located {
+    /// Looks all of `databases` up.
+    #[must_use]
+    pub fn look_up(view: &dyn RootView, databases: &[DatabasePath]) -> Self {
+        let mut located = Self::default();
+        for database in databases {
+            let Some(directory) = database.as_str().strip_suffix('/') else {
+                located.files.push((database.clone(), entries(view, database.as_str())));
+                continue;
+            };
+            let place = view.look_up(directory, Follow::Last);
+            let Some(Object { id, kind: ObjectKind::Directory, .. }) = place.object else {
+                continue;
+            };
+            let contained = view
+                .names(directory, MAX_NAMES)
+                .iter()
+                .filter_map(|name| std::str::from_utf8(name).ok())
+                .flat_map(|name| entries(view, &format!("{directory}/{name}")))
+                .collect();
+            located.directories.push((database.clone(), id, contained));
+        }
+        located
+    }
+
+    /// The database whose content lies in the object at `place`.
+    #[must_use]
+    pub fn by_object(&self, place: &Place) -> Option<&DatabasePath> {
+        let object = place.object.as_ref()?;
+        let by_file = self.files.iter().find(|(_, entries)| entries.iter().any(|entry| entry.holds(object)));
+        by_file.map(|(database, _)| database).or_else(|| {
+            let held = |(_, directory, contained): &&(DatabasePath, ObjectId, Vec<Entry>)| {
+                place.parent == Some(*directory) || contained.iter().any(|entry| entry.holds(object))
+            };
+            self.directories.iter().find(held).map(|(database, ..)| database)
+        })
+    }
+
+    /// The database whose directory entry is at `place`, whether something stands there or not.
+    #[must_use]
+    pub fn by_entry(&self, place: &Place) -> Option<&DatabasePath> {
+        let by_file = self.files.iter().find(|(_, entries)| entries.iter().any(|entry| entry.is_at(place)));
+        by_file.map(|(database, _)| database).or_else(|| {
+            let held = |(_, directory, _): &&(DatabasePath, ObjectId, Vec<Entry>)| place.parent == Some(*directory);
+            self.directories.iter().find(held).map(|(database, ..)| database)
+        })
+    }
+}
+
+impl Ancestors {
+    /// Looks up every directory above one of `databases`, and the directories that are databases themselves.
+    #[must_use]
+    pub fn look_up(view: &dyn RootView, databases: &[DatabasePath]) -> Self {
+        let mut ancestors =
+            Self { entries: Vec::new(), root: view.look_up("/", Follow::Last).object.map(|object| object.id) };
+        let mut seen: Vec<&str> = Vec::new();
+        for database in databases {
+            let text = database.as_str();
+            // every '/' but the first ends the path of a directory above the database (or of the database directory)
+            for (end, _) in text.match_indices('/').skip(1) {
+                let Some(prefix) = text.get(..end) else { continue };
+                if !seen.contains(&prefix) {
+                    seen.push(prefix);
+                    let found = entries(view, prefix).into_iter();
+                    ancestors.entries.extend(found.map(|entry| (database.clone(), entry)));
+                }
+            }
+        }
+        ancestors
+    }
+
+    /// A database below the directory (or the link to one) whose entry is at `place`, or which stands there.
+    #[must_use]
+    pub fn find(&self, place: &Place) -> Option<&DatabasePath> {
+        let id = place.object.as_ref().map(|object| object.id);
+        let matches = |entry: &Entry| entry.is_at(place) || (id.is_some() && entry.object == id);
+        let found = self.entries.iter().find(|(_, entry)| matches(entry)).map(|(database, _)| database);
+        found.or_else(|| {
+            let is_root = id.is_some() && id == self.root;
+            self.entries.first().map(|(database, _)| database).filter(|_| is_root)
+        })
+    }
+
+    /// Whether the object at `place` is the container's root itself.
+    #[must_use]
+    pub fn is_root(&self, place: &Place) -> bool {
+        self.root.is_some() && place.object.as_ref().map(|object| object.id) == self.root
+    }
+}

@@ -1,0 +1,197 @@
+//! The [`Target`] that is a real thread waiting at a listener.
+//!
+//! Every answer is checked after it was read: only while the notification is still valid did the thread id mean its caller
+//! all the time (`pitfalls.md` 14).
+
+use std::cell::OnceCell;
+use std::io::Read;
+use std::os::fd::AsFd;
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+
+use rustix::fs::AtFlags;
+use rustix::fs::CWD;
+use rustix::fs::Mode;
+use rustix::fs::OFlags;
+use rustix::fs::StatxAttributes;
+use rustix::fs::StatxFlags;
+
+use crate::kernel::Errno;
+use crate::kernel::foreign_root;
+use crate::kernel::foreign_root::Base;
+use crate::kernel::foreign_root::FileError;
+use crate::kernel::foreign_root::Follow;
+use crate::kernel::foreign_root::Found;
+use crate::kernel::foreign_root::ResolveError;
+use crate::kernel::foreign_root::Resolved;
+use crate::kernel::foreign_root::Task;
+use crate::kernel::remote_memory;
+use crate::kernel::remote_memory::ReadError;
+use crate::kernel::remote_memory::Unverified;
+use crate::kernel::seccomp_notify::Listener;
+use crate::kernel::seccomp_notify::Notification;
+use crate::model::attempt::ObjectId;
+use crate::supervise::target::Likeness;
+use crate::supervise::target::Object;
+use crate::supervise::target::ObjectKind;
+use crate::supervise::target::Place;
+use crate::supervise::target::Target;
+use crate::supervise::target::TargetError;
+use crate::supervise::target::file_system_of;
+
+/// A thread that waits for an answer.
+pub struct LiveTarget<'a> {
+    listener: &'a Listener,
+    id: u64,
+    tid: u32,
+    task: OnceCell<Task>,
+}
+
+impl<'a> LiveTarget<'a> {
+    /// The thread behind `notification`, which `listener` delivered.
+    #[must_use]
+    pub fn new(listener: &'a Listener, notification: &Notification) -> Self {
+        Self { listener, id: notification.id, tid: notification.tid, task: OnceCell::new() }
+    }
+
+    fn task(&self) -> Result<&Task, TargetError> {
+        if let Some(task) = self.task.get() {
+            return Ok(task);
+        }
+        let task = Task::open(self.tid).map_err(refused)?;
+        Ok(self.task.get_or_init(|| task))
+    }
+
+    fn valid<T>(&self, value: T) -> Result<T, TargetError> {
+        if self.listener.is_valid(self.id) { Ok(value) } else { Err(TargetError::Gone) }
+    }
+
+    fn verified<T>(&self, read: Result<Unverified<T>, ReadError>) -> Result<T, TargetError> {
+        let unreadable = |address, errno| Err(TargetError::Unreadable { address, errno });
+        match read {
+            Ok(value) => value.verify(self.listener, self.id).ok_or(TargetError::Gone),
+            // an errno is given to the process, so it must be about the process
+            Err(error) => self.valid(error).and_then(|error| match error {
+                ReadError::Fault { address, .. } => unreadable(address, Errno::FAULT),
+                ReadError::TooLong { address, .. } => unreadable(address, Errno::NAMETOOLONG),
+                ReadError::Gone { .. } => Err(TargetError::Gone),
+                ReadError::Refused { .. } => Err(TargetError::Unable(error.to_string())),
+            }),
+        }
+    }
+
+    fn found(&self, base: Base) -> Result<Found, TargetError> {
+        let found = match base {
+            Base::Descriptor(fd) => self.task()?.descriptor(fd),
+            Base::Cwd | Base::Root => self
+                .task()?
+                .resolve(base, b".", Follow::Last)
+                .and_then(|resolved| resolved.object.ok_or(ResolveError::Answer(Errno::NOENT))),
+        };
+        found.map_err(refused)
+    }
+}
+
+fn refused(error: ResolveError) -> TargetError {
+    match error {
+        ResolveError::Answer(errno) => TargetError::Nowhere(errno),
+        ResolveError::TaskGone { .. } => TargetError::Gone,
+        ResolveError::Unable { .. } => TargetError::Unable(error.to_string()),
+    }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "used as a map_err function")]
+fn unreachable_file(error: FileError) -> TargetError {
+    TargetError::Unable(error.to_string())
+}
+
+/// What the kernel room found, as an object.
+#[must_use]
+pub fn object_of(found: Found) -> Object {
+    let status = || rustix::fs::fstat(&found.fd).ok();
+    let likeness = if found.links > 1 { status() } else { None };
+    Object {
+        id: ObjectId { device: found.device, inode: found.inode },
+        kind: ObjectKind::of(found.mode),
+        likeness: likeness.and_then(|status| Likeness::of(&status, || file_system_of(&found.fd))),
+        handle: Some(Arc::new(found.fd)),
+    }
+}
+
+fn place_of(resolved: Resolved) -> Place {
+    Place {
+        parent: resolved.parent_id.map(|(device, inode)| ObjectId { device, inode }),
+        name: resolved.name,
+        object: resolved.object.map(object_of),
+        path: resolved.path,
+    }
+}
+
+/// `a/b/c` → (`a/b`, `c`); `c` → (`.`, `c`); `None` when the last part is no name.
+fn split(path: &[u8]) -> Option<(&[u8], &[u8])> {
+    let end = path.iter().rposition(|byte| *byte != b'/')?;
+    let path = path.get(..=end)?;
+    let (directory, name) = match path.iter().rposition(|byte| *byte == b'/') {
+        Some(slash) => (path.get(..=slash)?, path.get(slash.checked_add(1)?..)?),
+        None => (&b"."[..], path),
+    };
+    (!matches!(name, b"." | b"..")).then_some((directory, name))
+}
+
+impl Target for LiveTarget<'_> {
+    fn bytes(&self, address: u64, length: usize) -> Result<Vec<u8>, TargetError> {
+        self.verified(remote_memory::read_bytes(self.tid, address, length))
+    }
+
+    fn path(&self, address: u64) -> Result<Vec<u8>, TargetError> {
+        self.verified(remote_memory::read_path(self.tid, address))
+    }
+
+    fn resolve(&self, base: Base, path: &[u8], follow: Follow) -> Result<Place, TargetError> {
+        let resolved = self.task()?.resolve(base, path, follow);
+        self.valid(resolved)?.map(place_of).map_err(refused)
+    }
+
+    /// The last component is not followed when it is a link that leads nowhere.
+    fn resolve_below(&self, base: Base, path: &[u8], follow: Follow) -> Result<Place, TargetError> {
+        let root = self.valid(self.found(base)?)?;
+        let identify = |path: &[u8]| foreign_root::identify_in_root(root.fd.as_fd(), path).map_err(unreachable_file);
+        let Some((directory, name)) = split(path) else {
+            let object = identify(path)?.map(object_of);
+            return Ok(Place { object, ..Place::default() });
+        };
+        let Some(parent) = identify(directory)? else { return Err(TargetError::Nowhere(Errno::NOENT)) };
+        let entry = crate::supervise::container_root::entry_in(&parent, name);
+        let is_link = entry.object.as_ref().is_some_and(|object| object.kind == ObjectKind::Symlink);
+        if !is_link || follow == Follow::NoLast {
+            return Ok(entry);
+        }
+        let object = identify(path)?.map(object_of);
+        Ok(Place { object, ..entry })
+    }
+
+    fn object(&self, base: Base) -> Result<Object, TargetError> {
+        let found = self.found(base);
+        self.valid(found)?.map(object_of)
+    }
+
+    /// `STATX_ATTR_MOUNT_ROOT`, Linux 5.8 (statx(2)).
+    fn is_mount_root(&self, object: &Object) -> Option<bool> {
+        let handle = object.handle.as_ref()?;
+        let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC | AtFlags::NO_AUTOMOUNT;
+        let status = rustix::fs::statx(handle.as_ref(), c"", flags, StatxFlags::TYPE).ok()?;
+        let known = status.stx_attributes_mask.contains(StatxAttributes::MOUNT_ROOT);
+        known.then(|| status.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
+    }
+
+    /// Opened anew through our own descriptor of it, which is known to be a regular file: nothing can block or be swapped.
+    fn content(&self, object: &Object, max_bytes: usize) -> Option<Vec<u8>> {
+        let handle = object.handle.as_ref().filter(|_| object.kind == ObjectKind::Regular)?;
+        let path = format!("/proc/self/fd/{}", handle.as_raw_fd());
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(CWD, path, flags, Mode::empty()).ok()?;
+        let mut content = Vec::new();
+        std::fs::File::from(file).take(max_bytes as u64).read_to_end(&mut content).ok()?;
+        Some(content)
+    }
+}

@@ -1,0 +1,400 @@
+//! What a request means for the account databases: [`Request`] and [`Target`] in, attempts out.
+//!
+//! The table of effects is the one `match` over the operation. Calls that concern no database give [`Observation::Nothing`].
+//! An argument that the kernel could not read either gives [`Observation::Fails`] with the kernel's errno, so that it is never
+//! answered with CONTINUE; an argument that *we* cannot resolve gives an attempt with [`Effect::Unresolved`].
+
+use crate::kernel::Errno;
+use crate::kernel::foreign_root::Base;
+use crate::kernel::foreign_root::Follow;
+use crate::model::attempt::Attempt;
+use crate::model::attempt::DatabasePath;
+use crate::model::attempt::Effect;
+use crate::supervise::account_tools;
+use crate::supervise::databases::Ancestors;
+use crate::supervise::databases::Located;
+use crate::supervise::databases::RootView;
+use crate::supervise::decode::ObjectArgument;
+use crate::supervise::decode::Operation;
+use crate::supervise::decode::PathArgument;
+use crate::supervise::decode::Request;
+use crate::supervise::decode::abi::Abi;
+use crate::supervise::decode::flags;
+use crate::supervise::decode::flags::OpenFlags;
+use crate::supervise::program_arguments;
+use crate::supervise::target::ObjectKind;
+use crate::supervise::target::Place;
+use crate::supervise::target::Target;
+use crate::supervise::target::TargetError;
+
+/// Most bytes read of a file that is about to become a database.
+const MAX_PROPOSED_BYTES: usize = 4 * 1024 * 1024;
+
+/// One attempt, and what was at hand only while the process waited.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seen {
+    /// What was tried.
+    pub attempt: Attempt,
+    /// Content that would take the database's place (rename or link over it), bounded.
+    pub proposed: Option<Vec<u8>>,
+    /// Arguments of the account tool about to run, unredacted: for deriving changes only.
+    pub tool_arguments: Vec<String>,
+}
+
+/// What a request comes to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Observation {
+    /// No account database is concerned.
+    Nothing,
+    /// The kernel could not carry the call out either; its errno.
+    Fails(Errno),
+    /// The process is gone.
+    Gone,
+    /// Account databases are concerned.
+    Attempts(Vec<Seen>),
+}
+
+/// The container's databases: its root and which they are.
+pub struct Guarded<'a> {
+    /// The container's own root.
+    pub root: &'a dyn RootView,
+    /// What is protected.
+    pub databases: &'a [DatabasePath],
+}
+
+/// Says what `request`, made by `target`, means for the databases.
+#[must_use]
+pub fn observe(request: &Request, target: &dyn Target, guarded: &Guarded<'_>) -> Observation {
+    let observer = Observer { call: request.call.name(), abi: request.abi, target, guarded };
+    match observer.seen(&request.operation) {
+        Ok(seen) if seen.is_empty() => Observation::Nothing,
+        Ok(seen) => Observation::Attempts(seen),
+        Err(TargetError::Unreadable { errno, .. }) => Observation::Fails(errno),
+        Err(TargetError::Nowhere(_)) => Observation::Nothing,
+        Err(TargetError::Gone) => Observation::Gone,
+        Err(TargetError::Unable(_)) => {
+            Observation::Attempts(vec![observer.without_database(Effect::Unresolved, None, Vec::new())])
+        }
+    }
+}
+
+/// An attempt of which nothing is known but that it was made.
+#[must_use]
+pub fn unresolved(call: &'static str) -> Seen {
+    let attempt = Attempt {
+        call,
+        effect: Effect::Unresolved,
+        database: None,
+        path_as_asked: None,
+        object_path: None,
+        object: None,
+        flags: Vec::new(),
+    };
+    Seen { attempt, proposed: None, tool_arguments: Vec::new() }
+}
+
+struct Observer<'a> {
+    call: &'static str,
+    abi: Abi,
+    target: &'a dyn Target,
+    guarded: &'a Guarded<'a>,
+}
+
+/// A path argument, read and resolved.
+struct Argument {
+    asked: Vec<u8>,
+    place: Place,
+}
+
+type SeenOrError = Result<Vec<Seen>, TargetError>;
+
+impl Observer<'_> {
+    /// The table of effects.
+    fn seen(&self, operation: &Operation) -> SeenOrError {
+        match *operation {
+            Operation::Open { path, flags } => self.open(path, flags),
+            Operation::OpenHow { base, pointer, how, how_bytes } => self.open_how(base, pointer, how, how_bytes),
+            Operation::OpenByHandle { flags } if flags.writes() => {
+                Ok(vec![self.without_database(Effect::Unresolved, None, flags.names())])
+            }
+            Operation::Rename { old, new, flags } => self.rename(old, new, flags),
+            Operation::Link { old, new } => self.link(old, new),
+            Operation::MakeEntry { new } => {
+                let new = self.argument(new)?;
+                Ok(self.entry(Effect::Replaces, &new, Vec::new()).into_iter().collect())
+            }
+            Operation::Unlink { path, directory: false } => {
+                let path = self.argument(path)?;
+                Ok(self.entry(Effect::Replaces, &path, Vec::new()).into_iter().collect())
+            }
+            Operation::Change { object } => self.change(object),
+            Operation::Mount { source, target, flags } => self.mount(source, target, flags),
+            Operation::MoveMount { source, target } => self.move_mount(source, target),
+            Operation::OpenTree { path, clone: true } => {
+                let path = self.argument(path)?;
+                Ok(self.object(Effect::Aliases, &path, vec!["OPEN_TREE_CLONE"]).into_iter().collect())
+            }
+            Operation::Unmount { path } => self.unmount(path),
+            Operation::Execute { path, argv, pointer_bytes } => self.execute(path, argv, pointer_bytes),
+            Operation::IoUringSetup => Ok(vec![self.without_database(Effect::Bypasses, None, Vec::new())]),
+            // an empty directory holds no database, and a new root only changes how later paths are read
+            Operation::Unlink { directory: true, .. }
+            | Operation::OpenByHandle { .. }
+            | Operation::OpenTree { clone: false, .. }
+            | Operation::ChangeRoot => Ok(Vec::new()),
+        }
+    }
+
+    fn argument(&self, path: PathArgument) -> Result<Argument, TargetError> {
+        // Linux 6.11 takes a null pointer for an empty path where AT_EMPTY_PATH is given
+        let asked =
+            if path.empty_is_base && path.pointer == 0 { Vec::new() } else { self.target.path(path.pointer)? };
+        if !asked.is_empty() {
+            let place = self.target.resolve(path.base, &asked, path.follow)?;
+            return Ok(Argument { asked, place });
+        }
+        if !path.empty_is_base {
+            return Err(TargetError::Nowhere(Errno::NOENT));
+        }
+        let object = self.target.object(path.base)?;
+        Ok(Argument { asked, place: Place { object: Some(object), ..Place::default() } })
+    }
+
+    fn located(&self) -> Located {
+        Located::look_up(self.guarded.root, self.guarded.databases)
+    }
+
+    fn ancestors(&self) -> Ancestors {
+        Ancestors::look_up(self.guarded.root, self.guarded.databases)
+    }
+
+    fn attempt(&self, effect: Effect, database: &DatabasePath, argument: &Argument, flags: Vec<&'static str>) -> Seen {
+        let attempt = Attempt {
+            call: self.call,
+            effect,
+            database: Some(database.clone()),
+            path_as_asked: (!argument.asked.is_empty()).then(|| argument.asked.clone()),
+            object_path: argument.place.path.clone(),
+            object: argument.place.object.as_ref().map(|object| object.id),
+            flags,
+        };
+        Seen { attempt, proposed: None, tool_arguments: Vec::new() }
+    }
+
+    fn without_database(&self, effect: Effect, argument: Option<&Argument>, flags: Vec<&'static str>) -> Seen {
+        let mut seen = unresolved(self.call);
+        seen.attempt.effect = effect;
+        seen.attempt.flags = flags;
+        if let Some(argument) = argument {
+            seen.attempt.path_as_asked = Some(argument.asked.clone());
+            seen.attempt.object_path.clone_from(&argument.place.path);
+            seen.attempt.object = argument.place.object.as_ref().map(|object| object.id);
+        }
+        seen
+    }
+
+    /// An attempt on the directory entry at `argument`, when it is a database's.
+    fn entry(&self, effect: Effect, argument: &Argument, flags: Vec<&'static str>) -> Option<Seen> {
+        let located = self.located();
+        located.by_entry(&argument.place).map(|database| self.attempt(effect, database, argument, flags))
+    }
+
+    /// An attempt on the object at `argument`, when it is a database.
+    fn object(&self, effect: Effect, argument: &Argument, flags: Vec<&'static str>) -> Option<Seen> {
+        let kind = argument.place.object.as_ref().map(|object| object.kind)?;
+        if !matches!(kind, ObjectKind::Regular | ObjectKind::Symlink) {
+            return None; // spares the look-up for what is opened most: devices, pipes, directories
+        }
+        let located = self.located();
+        located.by_object(&argument.place).map(|database| self.attempt(effect, database, argument, flags))
+    }
+
+    fn open(&self, path: PathArgument, flags: OpenFlags) -> SeenOrError {
+        if !flags.writes() && !flags.creates() {
+            return Ok(Vec::new());
+        }
+        let argument = self.argument(path)?;
+        Ok(self.opened(&argument, flags).into_iter().collect())
+    }
+
+    fn opened(&self, argument: &Argument, flags: OpenFlags) -> Option<Seen> {
+        match argument.place.object {
+            // O_CREAT|O_EXCL on what exists fails with EEXIST; O_TMPFILE never touches an entry
+            Some(_) if flags.is_exclusive() || flags.is_unnamed() || !flags.writes() => None,
+            Some(_) => self.object(Effect::Writes, argument, flags.names()),
+            None if flags.creates() => self.entry(Effect::Replaces, argument, flags.names()),
+            None => None,
+        }
+    }
+
+    /// openat2(2): `struct open_how { u64 flags; u64 mode; u64 resolve; }`, extensible. Checked as the kernel does
+    /// (`copy_struct_from_user`): too small is EINVAL, larger than a page or with a tail that is not zero is E2BIG.
+    fn open_how(&self, base: Base, pointer: u64, how: u64, how_bytes: u64) -> SeenOrError {
+        const VERSION_0_BYTES: u64 = 24;
+        const PAGE: u64 = 4096;
+        const RESOLVE_IN_ROOT: u64 = 0x10;
+        let fails = |errno| Err(TargetError::Unreadable { address: how, errno });
+        if how_bytes < VERSION_0_BYTES {
+            return fails(Errno::INVAL);
+        }
+        let length = match usize::try_from(how_bytes) {
+            Ok(length) if how_bytes <= PAGE => length,
+            _ => return fails(Errno::TOOBIG),
+        };
+        let bytes = self.target.bytes(how, length)?;
+        let (Some([flags, _, resolve]), Some(tail)) = (words(&bytes), bytes.get(24..)) else {
+            return fails(Errno::FAULT);
+        };
+        if tail.iter().any(|byte| *byte != 0) {
+            return fails(Errno::TOOBIG);
+        }
+        let open_flags = OpenFlags::new(self.abi, flags);
+        let follow = if open_flags.follows() { Follow::Last } else { Follow::NoLast };
+        if resolve & RESOLVE_IN_ROOT == 0 {
+            return self.open(PathArgument { base, pointer, empty_is_base: false, follow }, open_flags);
+        }
+        if !open_flags.writes() && !open_flags.creates() {
+            return Ok(Vec::new());
+        }
+        let asked = self.target.path(pointer)?;
+        let place = self.target.resolve_below(base, &asked, follow)?;
+        Ok(self.opened(&Argument { asked, place }, open_flags).into_iter().collect())
+    }
+
+    fn proposed(&self, from: &Argument) -> Option<Vec<u8>> {
+        let object = from.place.object.as_ref().filter(|object| object.kind == ObjectKind::Regular)?;
+        self.target.content(object, MAX_PROPOSED_BYTES)
+    }
+
+    /// An attempt that would put `from`'s content in the place of the database whose entry is `onto`.
+    fn replaced(&self, from: &Argument, onto: &Argument, flags: &[&'static str]) -> Option<Seen> {
+        let mut seen = self.entry(Effect::Replaces, onto, flags.to_vec())?;
+        seen.proposed = self.proposed(from);
+        Some(seen)
+    }
+
+    fn ancestor(&self, argument: &Argument, flags: &[&'static str]) -> Option<Seen> {
+        let ancestors = self.ancestors();
+        let database = ancestors.find(&argument.place)?;
+        Some(self.attempt(Effect::ReplacesAncestor, database, argument, flags.to_vec()))
+    }
+
+    fn rename(&self, old: PathArgument, new: PathArgument, flags: u32) -> SeenOrError {
+        let (old, new) = (self.argument(old)?, self.argument(new)?);
+        if old.place.object.is_none() {
+            return Ok(Vec::new()); // ENOENT
+        }
+        let exchange = flags & flags::rename::EXCHANGE != 0;
+        let names = flags::names(u64::from(flags), &flags::rename::NAMES);
+        let away = self.entry(Effect::Replaces, &old, names.clone()).map(|mut seen| {
+            seen.proposed = if exchange { self.proposed(&new) } else { None };
+            seen
+        });
+        let mut seen: Vec<Seen> = away.into_iter().chain(self.replaced(&old, &new, &names)).collect();
+        if is_directory_or_link(&old.place) || (exchange && is_directory_or_link(&new.place)) {
+            seen.extend([&old, &new].into_iter().filter_map(|end| self.ancestor(end, &names)));
+        }
+        Ok(seen)
+    }
+
+    fn link(&self, old: PathArgument, new: PathArgument) -> SeenOrError {
+        let (old, new) = (self.argument(old)?, self.argument(new)?);
+        if old.place.object.is_none() {
+            return Ok(Vec::new()); // ENOENT
+        }
+        let alias = self.object(Effect::Aliases, &old, Vec::new());
+        Ok(alias.into_iter().chain(self.replaced(&old, &new, &[])).collect())
+    }
+
+    fn change(&self, object: ObjectArgument) -> SeenOrError {
+        let argument = match object {
+            ObjectArgument::Path(path) => self.argument(path)?,
+            ObjectArgument::Descriptor(fd) => {
+                let object = self.target.object(Base::Descriptor(fd))?;
+                Argument { asked: Vec::new(), place: Place { object: Some(object), ..Place::default() } }
+            }
+        };
+        Ok(self.object(Effect::Writes, &argument, Vec::new()).into_iter().collect())
+    }
+
+    /// What a mount at `target` would hide: a database, or a directory above one.
+    fn covered(&self, target: &Argument, flags: &[&'static str]) -> Option<Seen> {
+        self.object(Effect::Replaces, target, flags.to_vec()).or_else(|| {
+            let directory = target.place.object.as_ref()?.kind == ObjectKind::Directory;
+            if directory { self.ancestor(target, flags) } else { None }
+        })
+    }
+
+    /// mount(2), "the operation performed depends on": the order in which the flags are looked at is that of `path_mount`.
+    fn mount(&self, source: PathArgument, target: PathArgument, flags: u64) -> SeenOrError {
+        use flags::mount as ms;
+        let flags = ms::without_magic(flags);
+        let is = |bit: u64| flags & bit != 0;
+        if is(ms::REMOUNT) || (!is(ms::BIND) && is(ms::PROPAGATION)) {
+            return Ok(Vec::new());
+        }
+        let names = flags::names(flags, &ms::NAMES);
+        let target = self.argument(target)?;
+        if !is(ms::BIND) && !is(ms::MOVE) {
+            return Ok(self.covered(&target, &names).into_iter().collect());
+        }
+        let source = self.argument(source)?;
+        Ok(self.mounted(&source, &target, is(ms::MOVE) && !is(ms::BIND), &names))
+    }
+
+    fn move_mount(&self, source: PathArgument, target: PathArgument) -> SeenOrError {
+        let (source, target) = (self.argument(source)?, self.argument(target)?);
+        Ok(self.mounted(&source, &target, false, &[]))
+    }
+
+    /// `source` becomes visible at `target`; when it is `moved`, what it hid comes to light.
+    fn mounted(&self, source: &Argument, target: &Argument, moved: bool, flags: &[&'static str]) -> Vec<Seen> {
+        let at_source =
+            if moved { self.covered(source, flags) } else { self.object(Effect::Aliases, source, flags.to_vec()) };
+        let mut at_target = self.covered(target, flags);
+        if let Some(seen) = at_target.as_mut().filter(|seen| seen.attempt.effect == Effect::Replaces) {
+            seen.proposed = self.proposed(source);
+        }
+        at_source.into_iter().chain(at_target).collect()
+    }
+
+    /// umount2(2): "EINVAL target is not a mount point". The root of the process cannot hide a database from itself.
+    fn unmount(&self, path: PathArgument) -> SeenOrError {
+        let path = self.argument(path)?;
+        let Some(object) = &path.place.object else { return Ok(Vec::new()) };
+        if self.target.is_mount_root(object) == Some(false) || self.ancestors().is_root(&path.place) {
+            return Ok(Vec::new());
+        }
+        Ok(self.covered(&path, &[]).into_iter().collect())
+    }
+
+    fn execute(&self, path: PathArgument, argv: u64, pointer_bytes: usize) -> SeenOrError {
+        let program = self.argument(path)?;
+        if program.place.object.is_none() {
+            return Ok(Vec::new()); // ENOENT
+        }
+        let resolved = program.place.path.as_deref().unwrap_or(&program.place.name);
+        let beginning = program_arguments::strings(self.target, argv, pointer_bytes, 2)?;
+        if !account_tools::is_account_tool(&[resolved, &program.asked], &beginning) {
+            return Ok(Vec::new());
+        }
+        let mut seen = self.without_database(Effect::RunsAccountTool, Some(&program), Vec::new());
+        seen.tool_arguments = program_arguments::lossy(self.target, argv, pointer_bytes)?;
+        Ok(vec![seen])
+    }
+}
+
+fn is_directory_or_link(place: &Place) -> bool {
+    place.object.as_ref().is_some_and(|object| matches!(object.kind, ObjectKind::Directory | ObjectKind::Symlink))
+}
+
+/// The first three native 64-bit words; every supported architecture is little-endian.
+fn words(bytes: &[u8]) -> Option<[u64; 3]> {
+    let (first, rest) = bytes.split_first_chunk::<8>()?;
+    let (second, rest) = rest.split_first_chunk::<8>()?;
+    let third = rest.first_chunk::<8>()?;
+    Some([u64::from_le_bytes(*first), u64::from_le_bytes(*second), u64::from_le_bytes(*third)])
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,314 @@
+//! One listener: each notification is decoded, observed, decided, recorded, and only then answered.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use crate::kernel::Errno;
+use crate::kernel::process::Facts;
+use crate::kernel::seccomp_notify::Answer;
+use crate::kernel::seccomp_notify::ContinueReason;
+use crate::kernel::seccomp_notify::Delivery;
+use crate::kernel::seccomp_notify::Listener;
+use crate::kernel::seccomp_notify::ListenerError;
+use crate::kernel::seccomp_notify::Notification;
+use crate::model::attempt::Effect;
+use crate::model::event::Kind;
+use crate::model::event::Outcome;
+use crate::model::event::Session;
+use crate::model::event::Severity;
+use crate::model::policy::Applied;
+use crate::model::policy::Mode;
+use crate::model::policy::decide::Decision;
+use crate::model::policy::decide::decide;
+use crate::supervise::RecordError;
+use crate::supervise::Recorder;
+use crate::supervise::actor;
+use crate::supervise::actor::Acting;
+use crate::supervise::case::Case;
+use crate::supervise::decode::Decoded;
+use crate::supervise::decode::Operation;
+use crate::supervise::decode::Request;
+use crate::supervise::decode::decode;
+use crate::supervise::incident::Sighting;
+use crate::supervise::live_target::LiveTarget;
+use crate::supervise::moment::Moment;
+use crate::supervise::observe;
+use crate::supervise::observe::Guarded;
+use crate::supervise::observe::Observation;
+use crate::supervise::observe::Seen;
+use crate::supervise::program_arguments;
+
+/// A call that comes again within this time with an answer undelivered is the same call: a signal cancelled and re-issued it.
+const REISSUE_WINDOW: Duration = Duration::from_millis(100);
+/// Most calls remembered for that.
+const MAX_RECENT: usize = 32;
+
+/// Where a listener came from.
+#[derive(Debug, Clone, Default)]
+pub struct Origin {
+    /// Pid in the listener's state: the container's init, or the process of an exec. 0 when the runtime did not tell.
+    pub pid: u32,
+    /// The exec session; `None` for the container's own process. Empty `argv`: the exec was not registered, and its first
+    /// execve tells.
+    pub session: Option<Session>,
+}
+
+/// Up to the first execve it is the runtime's own code that runs inside the filter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    RuntimeInit,
+    Workload,
+}
+
+/// A call with attempts in it that was answered.
+struct Recent {
+    tid: u32,
+    number: i32,
+    arguments: [u64; 6],
+    at: Moment,
+    answer: Answer,
+    undelivered: bool,
+}
+
+/// Serves one listener.
+pub struct Supervisor {
+    listener: Arc<Listener>,
+    case: Arc<Case>,
+    recorder: Arc<dyn Recorder>,
+    origin: Origin,
+    phase: Phase,
+    recent: VecDeque<Recent>,
+}
+
+impl Supervisor {
+    /// A supervisor for a listener that was installed just now: the runtime's own init runs first.
+    #[must_use]
+    pub fn new(listener: Arc<Listener>, case: Arc<Case>, recorder: Arc<dyn Recorder>, origin: Origin) -> Self {
+        Self { listener, case, recorder, origin, phase: Phase::RuntimeInit, recent: VecDeque::new() }
+    }
+
+    /// A supervisor for a listener that was adopted while its workload runs.
+    #[must_use]
+    pub fn adopt(listener: Arc<Listener>, case: Arc<Case>, recorder: Arc<dyn Recorder>, origin: Origin) -> Self {
+        Self { phase: Phase::Workload, ..Self::new(listener, case, recorder, origin) }
+    }
+
+    /// The exec session, with what its first execve told.
+    #[must_use]
+    pub fn session(&self) -> Option<&Session> {
+        self.origin.session.as_ref()
+    }
+
+    /// Names the exec session, once it is known which one it is.
+    pub fn set_session(&mut self, session: Session) {
+        self.origin.session = Some(session);
+    }
+
+    /// Decides `notification`, answers it, and notes whether the answer arrived.
+    ///
+    /// # Errors
+    /// [`ListenerError`] when it cannot be answered for another reason than a caller that is gone.
+    pub fn serve(&mut self, notification: &Notification) -> Result<Delivery, ListenerError> {
+        let answer = self.handle(notification);
+        let delivery = self.listener.answer(notification.id, answer)?;
+        self.note_delivery(notification, delivery);
+        Ok(delivery)
+    }
+
+    /// Notes what became of an answer; needed only by callers of [`Supervisor::handle`] that answer themselves.
+    pub fn note_delivery(&mut self, notification: &Notification, delivery: Delivery) {
+        if delivery == Delivery::TargetGone {
+            for recent in self.recent.iter_mut().filter(|recent| recent.is_of(notification)) {
+                recent.undelivered = true;
+            }
+        }
+    }
+
+    /// Decides `notification`: what concerns an account database is recorded when this returns.
+    #[must_use]
+    pub fn handle(&mut self, notification: &Notification) -> Answer {
+        self.handle_at(notification, Moment::now())
+    }
+
+    fn handle_at(&mut self, notification: &Notification, now: Moment) -> Answer {
+        let decoded = decode(notification.arch, notification.nr, notification.args);
+        let is_first_execve = self.phase == Phase::RuntimeInit && self.is_first_execve(notification, &decoded);
+        if self.phase == Phase::RuntimeInit && !is_first_execve {
+            return Answer::Continue(ContinueReason::RuntimeInit);
+        }
+        self.phase = Phase::Workload;
+        let policy = self.case.policy();
+        if is_first_execve {
+            self.learn_session(notification, &decoded, now);
+        }
+        if policy.mode == Mode::Off {
+            return Answer::Continue(ContinueReason::AuditOnly);
+        }
+        let seen = match &decoded {
+            Decoded::NotWatched => return Answer::Continue(ContinueReason::NotDecoded),
+            Decoded::UnknownArchitecture => vec![observe::unresolved("unknown")],
+            Decoded::Request(request) => match self.observe(notification, request, &policy) {
+                Observation::Attempts(seen) => seen,
+                Observation::Nothing => return Answer::Continue(ContinueReason::NotAnAccountDatabase),
+                // it still waits, so it is not gone but out of our sight (another pid namespace)
+                Observation::Gone if self.listener.is_valid(notification.id) => {
+                    vec![observe::unresolved(request.call.name())]
+                }
+                Observation::Gone => return Answer::Continue(ContinueReason::NotAnAccountDatabase),
+                Observation::Fails(errno) => return Answer::Errno(errno),
+            },
+        };
+        if let Some(answer) = self.reissued(notification, now) {
+            return answer;
+        }
+        self.decide(notification, seen, &policy, is_first_execve, now)
+    }
+
+    /// Whether this is the execve by which the runtime's init becomes the workload. startContainer hooks run inside the filter
+    /// too, as children of the init: theirs is not, when the init's pid is known.
+    fn is_first_execve(&self, notification: &Notification, decoded: &Decoded) -> bool {
+        let is_execve = matches!(decoded, Decoded::Request(Request { operation: Operation::Execute { .. }, .. }));
+        let by_init = || {
+            self.origin.pid == 0
+                || notification.tid == self.origin.pid
+                || Facts::read(notification.tid).is_ok_and(|facts| facts.pid == self.origin.pid)
+        };
+        is_execve && by_init()
+    }
+
+    fn observe(&self, notification: &Notification, request: &Request, policy: &Applied) -> Observation {
+        let target = LiveTarget::new(&self.listener, notification);
+        let root = self.case.root();
+        observe::observe(request, &target, &Guarded { root: root.as_ref(), databases: &policy.databases })
+    }
+
+    /// Takes the arguments of an exec that nobody registered from its first execve, and records the exec.
+    fn learn_session(&mut self, notification: &Notification, decoded: &Decoded, now: Moment) {
+        let (Some(session), Decoded::Request(request)) = (&mut self.origin.session, decoded) else { return };
+        if !session.argv.is_empty() {
+            return;
+        }
+        let target = LiveTarget::new(&self.listener, notification);
+        let Ok(arguments) = program_arguments::of_request(request, &target) else { return };
+        session.argv = actor::shown(&arguments);
+        let mut event = self.case.event(Kind::ContainerExec, Severity::Info, now);
+        event.session = Some(session.clone());
+        if let Err(error) = self.recorder.record(event) {
+            self.case.note_unrecorded(&error.reason);
+        }
+    }
+
+    fn reissued(&mut self, notification: &Notification, now: Moment) -> Option<Answer> {
+        let recent = self.recent.iter_mut().find(|recent| {
+            recent.undelivered && recent.is_of(notification) && now.since(recent.at) <= REISSUE_WINDOW
+        })?;
+        recent.at = now;
+        recent.undelivered = false;
+        Some(recent.answer)
+    }
+
+    /// Who made the call; `None` when nobody waits for the answer any more.
+    fn acting(&self, notification: &Notification) -> Option<Acting> {
+        let session = self.origin.session.as_ref().map(|session| session.id.as_str());
+        // an attempt is told even when little can be learned of who made it
+        let acting = Acting::read(notification.tid, self.case.init(), session)
+            .unwrap_or_else(|_| Acting::unknown(notification.tid));
+        self.listener.is_valid(notification.id).then_some(acting)
+    }
+
+    fn decide(
+        &mut self,
+        notification: &Notification,
+        seen: Vec<Seen>,
+        policy: &Applied,
+        is_first_execve: bool,
+        now: Moment,
+    ) -> Answer {
+        let Some(mut acting) = self.acting(notification) else {
+            return Answer::Continue(ContinueReason::NotAnAccountDatabase);
+        };
+        if let Some(tool) = seen.first().filter(|seen| is_first_execve && !seen.tool_arguments.is_empty()) {
+            // what runs until now is the runtime's own program, which is nobody of the container
+            acting.becomes(tool.attempt.object_path.as_deref(), &tool.tool_arguments);
+        }
+        let decisions: Vec<Decision> = seen.iter().map(|seen| decide(policy, &seen.attempt)).collect();
+        let is_blocked = decisions.iter().any(|decision| matches!(decision, Decision::Block { .. }));
+        let mut answer = if is_blocked { Answer::Errno(Errno::PERM) } else { let_go(policy, &seen) };
+        let acting = Arc::new(acting);
+        if seen.iter().any(|seen| seen.attempt.effect == Effect::ReplacesAncestor) {
+            self.case.root().forget();
+        }
+        for (seen, decision) in seen.into_iter().zip(decisions) {
+            let (Decision::Allow { rule } | Decision::Block { rule, .. }) = decision;
+            let sighting = Sighting {
+                seen,
+                acting: Arc::clone(&acting),
+                session: self.origin.session.clone(),
+                outcome: if is_blocked { Outcome::Blocked } else { Outcome::Allowed },
+                policy: policy.reference(&rule),
+                at: now,
+            };
+            if let Err(error) = self.record(sighting, now) {
+                self.case.note_unrecorded(&error.reason);
+                answer = if policy.mode == Mode::Enforce {
+                    Answer::Errno(Errno::PERM)
+                } else {
+                    Answer::Continue(ContinueReason::OwnFailure)
+                };
+            }
+        }
+        self.remember(notification, answer, now);
+        answer
+    }
+
+    fn record(&self, sighting: Sighting, now: Moment) -> Result<(), RecordError> {
+        let Some(event) = self.case.note_attempt(sighting) else { return Ok(()) };
+        self.recorder.record(event)?;
+        match self.case.take_unrecorded(now) {
+            Some(event) => self.recorder.record(event),
+            None => Ok(()),
+        }
+    }
+
+    fn remember(&mut self, notification: &Notification, answer: Answer, now: Moment) {
+        self.recent.retain(|recent| !recent.is_of(notification));
+        if self.recent.len() >= MAX_RECENT {
+            self.recent.pop_front();
+        }
+        self.recent.push_back(Recent {
+            tid: notification.tid,
+            number: notification.nr,
+            arguments: notification.args,
+            at: now,
+            answer,
+            undelivered: false,
+        });
+    }
+}
+
+impl Recent {
+    fn is_of(&self, notification: &Notification) -> bool {
+        (self.tid, self.number, self.arguments) == (notification.tid, notification.nr, notification.args)
+    }
+}
+
+fn let_go(policy: &Applied, seen: &[Seen]) -> Answer {
+    let only_programs = seen.iter().all(|seen| seen.attempt.effect == Effect::RunsAccountTool);
+    Answer::Continue(match policy.mode {
+        Mode::Off | Mode::Audit => ContinueReason::AuditOnly,
+        Mode::Enforce if only_programs => ContinueReason::StartsProgram,
+        Mode::Enforce => ContinueReason::AllowedByPolicy,
+    })
+}
+
+/// A session for an exec that nobody registered.
+#[must_use]
+pub fn unregistered_session() -> Session {
+    Session { id: Uuid::now_v7().to_string(), ..Session::default() }
+}
+
+#[cfg(test)]
+mod tests;

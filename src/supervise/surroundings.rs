@@ -1,0 +1,48 @@
+//! What a case needs from outside: the databases as they are, and who still runs.
+
+use std::sync::Arc;
+use std::sync::PoisonError;
+use std::sync::RwLock;
+
+use crate::model::account::Databases;
+use crate::model::attempt::DatabasePath;
+use crate::supervise::actor::Acting;
+use crate::supervise::baseline;
+use crate::supervise::baseline::BaselineError;
+use crate::supervise::container_root::ContainerRoot;
+
+/// What a case needs from outside; the real one is the container's root and `/proc`.
+pub trait Surroundings: Send + Sync {
+    /// The databases as they are.
+    ///
+    /// # Errors
+    /// [`BaselineError`].
+    fn snapshot(&self, databases: &[DatabasePath]) -> Result<Databases, BaselineError>;
+
+    /// Whether a process still runs.
+    fn is_alive(&self, acting: &Acting) -> bool;
+
+    /// Who process `pid` is, if it still runs.
+    fn acting(&self, pid: u32, init: u32) -> Option<Acting>;
+}
+
+/// The container's root and `/proc`.
+pub struct LiveSurroundings {
+    /// The root, which may be replaced.
+    pub root: Arc<RwLock<Arc<ContainerRoot>>>,
+}
+
+impl Surroundings for LiveSurroundings {
+    fn snapshot(&self, databases: &[DatabasePath]) -> Result<Databases, BaselineError> {
+        let root = Arc::clone(&self.root.read().unwrap_or_else(PoisonError::into_inner));
+        baseline::snapshot(root.as_fd(), databases)
+    }
+
+    fn is_alive(&self, acting: &Acting) -> bool {
+        acting.is_alive()
+    }
+
+    fn acting(&self, pid: u32, init: u32) -> Option<Acting> {
+        Acting::read(pid, init, None).ok()
+    }
+}
