@@ -1,0 +1,154 @@
+//! A thread for each container that tells its case the time. It sleeps while nothing is in progress.
+
+use std::sync::Arc;
+use std::sync::Condvar;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use crate::model::diagnostic::chain;
+use crate::model::event::Event;
+use crate::store::Store;
+use crate::supervise::RecordError;
+use crate::supervise::Recorder;
+use crate::supervise::case::Case;
+use crate::supervise::moment::Moment;
+
+const STACK_BYTES: usize = 512 * 1024;
+/// Shortest sleep, should a case ask again and again for now.
+const SHORTEST_SLEEP: Duration = Duration::from_millis(10);
+
+#[derive(Debug, Default)]
+struct Tick {
+    poked: bool,
+    ended: bool,
+}
+
+/// A case in progress, with its thread.
+pub struct OpenCase {
+    /// The case.
+    pub case: Arc<Case>,
+    store: Arc<Store>,
+    tick: Mutex<Tick>,
+    changed: Condvar,
+    /// Set while nothing can be recorded, so that the log tells it once.
+    losing: AtomicBool,
+}
+
+impl std::fmt::Debug for OpenCase {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("OpenCase").field("counts", &self.case.counts()).finish_non_exhaustive()
+    }
+}
+
+impl OpenCase {
+    /// Starts the thread of `case`.
+    ///
+    /// # Errors
+    /// No thread could be made.
+    pub fn start(case: Case, store: Arc<Store>, container: &str) -> std::io::Result<Arc<Self>> {
+        let case = Arc::new(case);
+        let open = Arc::new(Self {
+            case,
+            store,
+            tick: Mutex::default(),
+            changed: Condvar::new(),
+            losing: AtomicBool::new(false),
+        });
+        let of_thread = Arc::clone(&open);
+        // the kernel keeps 15 bytes of a thread's name
+        let name: String = "case ".chars().chain(container.chars().take(10)).collect();
+        std::thread::Builder::new().name(name).stack_size(STACK_BYTES).spawn(move || of_thread.run())?;
+        Ok(open)
+    }
+
+    /// Something happened: the case may be due earlier than it was.
+    pub fn poke(&self) {
+        self.tick().poked = true;
+        self.changed.notify_all();
+    }
+
+    /// Ends the thread and concludes the case. Everything that it still had to tell is recorded when this returns.
+    pub fn end(&self) {
+        self.tick().ended = true;
+        self.changed.notify_all();
+        self.record_all(self.case.finish(Moment::now()));
+    }
+
+    fn run(&self) {
+        while self.sleep() {
+            self.record_all(self.case.due(Moment::now()));
+        }
+    }
+
+    /// Until the case is due. False when the case was ended.
+    fn sleep(&self) -> bool {
+        loop {
+            let wait = self.case.wait(Moment::now());
+            let mut tick = self.tick();
+            if tick.ended {
+                return false;
+            }
+            if std::mem::take(&mut tick.poked) {
+                continue;
+            }
+            let Some(wait) = wait else {
+                drop(self.changed.wait(tick).unwrap_or_else(PoisonError::into_inner));
+                continue;
+            };
+            let limit = wait.max(SHORTEST_SLEEP);
+            let (tick, timeout) = self.changed.wait_timeout(tick, limit).unwrap_or_else(PoisonError::into_inner);
+            if tick.ended {
+                return false;
+            }
+            if timeout.timed_out() {
+                return true;
+            }
+        }
+    }
+
+    fn record_all(&self, events: Vec<Event>) {
+        for event in events {
+            self.record_or_note(&event);
+        }
+        if let Some(event) = self.case.take_unrecorded(Moment::now()) {
+            self.record_or_note(&event);
+        }
+    }
+
+    fn record_or_note(&self, event: &Event) {
+        if let Err(error) = self.append(event) {
+            self.case.note_unrecorded(&error.reason);
+        }
+    }
+
+    fn append(&self, event: &Event) -> Result<(), RecordError> {
+        match self.store.append(event) {
+            Ok(()) => {
+                self.losing.store(false, Ordering::Relaxed);
+                Ok(())
+            }
+            Err(error) => {
+                let reason = chain(&error);
+                if !self.losing.swap(true, Ordering::Relaxed) {
+                    tracing::error!(event = %event.id, kind = event.kind.as_str(), "events are being lost: {reason}");
+                }
+                Err(RecordError { reason })
+            }
+        }
+    }
+
+    fn tick(&self) -> std::sync::MutexGuard<'_, Tick> {
+        self.tick.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Recorder for OpenCase {
+    fn record(&self, event: Event) -> Result<(), RecordError> {
+        let outcome = self.append(&event);
+        self.poke();
+        outcome
+    }
+}

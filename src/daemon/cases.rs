@@ -1,0 +1,131 @@
+//! Opens and closes the cases of containers: root directory, baseline, thread, watches.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::OnceLock;
+
+use rustix::fs::CWD;
+use rustix::fs::Mode;
+use rustix::fs::OFlags;
+
+use crate::daemon::case_thread::OpenCase;
+use crate::daemon::change_watch::ChangeWatch;
+use crate::daemon::registry::Guarded;
+use crate::model::diagnostic::chain;
+use crate::model::event::Host;
+use crate::model::policy::Applied;
+use crate::store::Store;
+use crate::supervise::case::Case;
+use crate::supervise::case::Identity;
+use crate::supervise::container_root::ContainerRoot;
+use crate::supervise::moment::Moment;
+
+/// Everything that cases need from the daemon.
+#[derive(Debug)]
+pub struct Cases {
+    store: Arc<Store>,
+    host: Host,
+    /// An empty directory: the root of a case whose container's root cannot be read.
+    nowhere: std::path::PathBuf,
+    watch: OnceLock<Option<Arc<ChangeWatch>>>,
+}
+
+impl Cases {
+    /// For containers of `host`; `nowhere` is made as an empty directory.
+    #[must_use]
+    pub fn new(store: Arc<Store>, host: Host, nowhere: std::path::PathBuf) -> Self {
+        Self { store, host, nowhere, watch: OnceLock::new() }
+    }
+
+    /// The case of `guarded`, whose listener has come: its init, or the process `pid`, is in the container's own root by now.
+    /// A case that is not open yet begins there; one that is goes on there when `own` says that this is the container's own
+    /// listener. The directories of its databases are watched.
+    ///
+    /// # Errors
+    /// No root at all can be opened, or no thread made: the daemon itself is short of something.
+    pub fn enter(&self, guarded: &Guarded, pid: u32, own: bool) -> std::io::Result<Arc<OpenCase>> {
+        let record = guarded.record();
+        let root = ContainerRoot::of_process(record.pid).or_else(|| ContainerRoot::of_process(pid)).map(Arc::new);
+        let open = match (guarded.open_case(), root) {
+            (Some(open), Some(root)) if own => {
+                if let Err(error) = open.case.replace_root(root, record.pid) {
+                    tracing::error!(container = guarded.id.as_str(), "{}", chain(&error));
+                }
+                open
+            }
+            (Some(open), _) => return Ok(open),
+            (None, root) => self.begin(guarded, root.or_else(|| root_at(Path::new(&record.root)).ok()))?,
+        };
+        if let Some(watch) = self.watch() {
+            watch.watch(&open);
+        }
+        Ok(open)
+    }
+
+    /// Begins a case. Where the databases cannot be read it begins with none, so that its calls are answered all the same.
+    fn begin(&self, guarded: &Guarded, root: Option<Arc<ContainerRoot>>) -> std::io::Result<Arc<OpenCase>> {
+        let record = guarded.record();
+        let identity = Identity {
+            host: self.host.clone(),
+            container: record.workload.container,
+            init: record.pid,
+            policy: guarded.policy.clone(),
+        };
+        let again = root.clone();
+        let case = match root.map(|root| Case::new(identity.clone(), root)) {
+            Some(Ok(case)) => case,
+            failed => {
+                if let Some(Err(error)) = failed {
+                    tracing::error!(container = guarded.id.as_str(), "{}", chain(&error));
+                }
+                let _ = std::fs::create_dir(&self.nowhere);
+                let case = Case::new(identity, root_at(&self.nowhere)?).map_err(std::io::Error::other)?;
+                // refused again, but from now on calls are resolved in the right root
+                let _ = again.map(|root| case.replace_root(root, record.pid));
+                case
+            }
+        };
+        let open = OpenCase::start(case, Arc::clone(&self.store), guarded.id.as_str())?;
+        let kept = guarded.set_open_case(Arc::clone(&open));
+        if !Arc::ptr_eq(&kept, &open) {
+            open.end();
+        }
+        Ok(kept)
+    }
+
+    /// Puts another policy in force for `guarded`; databases that it adds begin as they are, and are watched.
+    pub fn replace_policy(&self, guarded: &Guarded, applied: Applied) {
+        let Some(open) = guarded.open_case() else { return guarded.policy.replace(applied) };
+        open.case.replace_policy(applied, Moment::now());
+        open.poke();
+        if let Some(watch) = self.watch() {
+            watch.watch(&open);
+        }
+    }
+
+    /// Closes the case of `guarded`, if it is open. Everything it had to tell is recorded then, its root is let go.
+    pub fn finish(&self, guarded: &Guarded) {
+        if let Some(open) = guarded.take_open_case() {
+            if let Some(watch) = self.watch() {
+                watch.unwatch(&open);
+            }
+            open.end();
+        }
+    }
+
+    fn watch(&self) -> Option<&Arc<ChangeWatch>> {
+        let started = self.watch.get_or_init(|| match ChangeWatch::start() {
+            Ok(watch) => Some(watch),
+            Err(error) => {
+                tracing::error!("changes from outside the containers are not witnessed: {}", chain(&error));
+                None
+            }
+        });
+        started.as_ref()
+    }
+}
+
+fn root_at(path: &Path) -> std::io::Result<Arc<ContainerRoot>> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    Ok(Arc::new(ContainerRoot::new(rustix::fs::openat(CWD, path, flags, Mode::empty())?)))
+}

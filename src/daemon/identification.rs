@@ -1,0 +1,188 @@
+//! Whose listener it is: the container by its id, the exec session by the runtime process that delivered it.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::daemon::registry::Guarded;
+use crate::daemon::registry::Record;
+use crate::daemon::registry::start_time;
+use crate::daemon::service::Service;
+use crate::daemon::service::now;
+use crate::daemon::service::unknown;
+use crate::daemon::worker::Delivered;
+use crate::daemon::worker::Label;
+use crate::kernel::process::Facts;
+use crate::kernel::seccomp_notify::Listener;
+use crate::model::diagnostic::chain;
+use crate::model::event::Creation;
+use crate::model::event::CreationTarget;
+use crate::model::event::Event;
+use crate::model::event::Kind;
+use crate::model::event::Protection;
+use crate::model::event::Session;
+use crate::model::event::Severity;
+use crate::model::event::Source;
+use crate::model::policy::decide::judge_creation;
+use crate::model::workload::ContainerId;
+use crate::model::workload::ContainerIdError;
+use crate::model::workload::Workload;
+use crate::oci::bundle::Bundle;
+use crate::oci::identity;
+use crate::oci::identity::Known;
+use crate::oci::listener_state::ListenerState;
+use crate::oci::parameters::parameters;
+use crate::supervise::ancestry::creator_of;
+use crate::supervise::supervisor::unregistered_session;
+
+/// Why nobody can say whose listener it is.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentificationError {
+    /// The state's id is none.
+    #[error("the state beside a listener has no usable id")]
+    Id(#[from] ContainerIdError),
+    /// The container could not be taken in.
+    #[error("a container that its hook did not register cannot be registered now")]
+    Admission(#[source] crate::daemon::registry::Full),
+}
+
+/// Finds the container and, for an exec, the session. `peer` is the pid of the runtime that delivered the listener.
+///
+/// # Errors
+/// [`IdentificationError`].
+pub fn identify(
+    service: &Service,
+    state: ListenerState,
+    listener: Listener,
+    peer: u32,
+) -> Result<Delivered, IdentificationError> {
+    let id = ContainerId::new(&state.state.id)?;
+    let exec = service.registry.take_exec(&id, peer);
+    let known = service.registry.get(&id);
+    let is_exec = exec.is_some() || is_exec(&state, known.as_deref());
+    let guarded = match known {
+        Some(guarded) => guarded,
+        None => admit_unregistered(service, &id, &state, peer, is_exec)?,
+    };
+    if !is_exec && state.pid != 0 && guarded.record().pid == 0 {
+        guarded.set_init(state.pid);
+    }
+    let (session, exec_event) = match exec {
+        Some(exec) => (Some(exec.session), Some(exec.event)),
+        None if is_exec => (Some(unregistered_session()), None),
+        None => (None, None),
+    };
+    // the pid of the process that the listener is about; crun tells none for an exec
+    let pid = if is_exec { state.pid } else { first_known([state.pid, state.state.pid, guarded.record().pid]) };
+    let label = Label { container: id, pid, session: session_id(session.as_ref()), exec_event };
+    Ok(Delivered { listener, guarded, session, label })
+}
+
+fn session_id(session: Option<&Session>) -> Option<String> {
+    session.map(|session| session.id.clone())
+}
+
+fn first_known(pids: [u32; 3]) -> u32 {
+    pids.into_iter().find(|pid| *pid != 0).unwrap_or(0)
+}
+
+/// Whether the state is that of an exec: runc tells the container as running and another pid than its init's, crun
+/// neither pid nor bundle.
+fn is_exec(state: &ListenerState, known: Option<&Guarded>) -> bool {
+    let inner = &state.state;
+    let other_process = state.pid != 0 && inner.pid != 0 && state.pid != inner.pid;
+    let crun_exec = state.pid == 0 && inner.pid == 0 && inner.bundle == Path::new(".");
+    let has_its_own = known.is_some_and(|guarded| guarded.listeners() > 0);
+    other_process || crun_exec || (inner.status == "running" && has_its_own)
+}
+
+/// The container's creation went past the hook: it is recorded from what the state and the bundle tell.
+fn admit_unregistered(
+    service: &Service,
+    id: &ContainerId,
+    state: &ListenerState,
+    peer: u32,
+    is_exec: bool,
+) -> Result<Arc<Guarded>, IdentificationError> {
+    let bundle = Bundle::open(&state.state.bundle);
+    let started_at = if is_exec { None } else { Some(now()) };
+    let known = Known { cluster: service.config.cluster.as_deref(), runtime: None, started_at };
+    let workload = match &bundle {
+        Ok(bundle) => identity::workload(bundle.config(), bundle.directory(), id, &known),
+        Err(_) => Workload {
+            container: unknown(id),
+            annotations: state.state.annotations.clone(),
+            cluster: service.config.cluster.clone(),
+            privileged: false,
+        },
+    };
+    let pid = first_known([state.state.pid, if is_exec { 0 } else { state.pid }, 0]);
+    let root = match &bundle {
+        Ok(bundle) => root_of(bundle),
+        Err(error) => {
+            tracing::warn!(container = id.as_str(), "its bundle tells nothing: {}", chain(error));
+            String::new()
+        }
+    };
+    let event = creation(service, &workload, bundle.as_ref().ok(), peer, is_exec);
+    let record = Record {
+        workload,
+        bundle: state.state.bundle.display().to_string(),
+        pid,
+        start_time_ticks: start_time(pid),
+        root,
+        intercepted: true,
+        boot_id: service.host.boot_id.clone(),
+    };
+    tracing::warn!(container = id.as_str(), "the createRuntime hook did not run; the container is recorded now");
+    match service.admit(record.clone(), &event) {
+        Ok(guarded) => Ok(guarded),
+        Err(error) => {
+            // its calls must be answered even when nothing can be recorded
+            tracing::error!(container = id.as_str(), "its creation is not recorded: {}", chain(&error));
+            service.readmit(record).map_err(IdentificationError::Admission)
+        }
+    }
+}
+
+/// `root.path` of the bundle's configuration, absolute.
+fn root_of(bundle: &Bundle) -> String {
+    let path = bundle.config().get("root").and_then(|root| root.get("path")).and_then(serde_json::Value::as_str);
+    bundle.directory().join(path.unwrap_or("rootfs")).display().to_string()
+}
+
+fn creation(service: &Service, workload: &Workload, bundle: Option<&Bundle>, peer: u32, is_exec: bool) -> Event {
+    let applied = service.policies().apply(workload);
+    // the peer is the runtime, its parent who called it; of an exec that says nothing about the container's creator
+    let creator = match Facts::read(peer) {
+        Ok(runtime) if !is_exec => creator_of(runtime.parent),
+        _ => crate::model::event::Creator::default(),
+    };
+    let mut verdict = judge_creation(&applied, workload, &creator);
+    verdict.refused = false;
+    let pod = workload.container.pod.as_ref();
+    let mut event = service.event(Kind::ContainerCreated, Severity::Medium);
+    event.container = Some(workload.container.clone());
+    event.policy = Some(applied.reference("mode"));
+    event.creation = Some(Box::new(Creation {
+        creator,
+        source: Source {
+            engine: workload.container.engine.clone(),
+            control_plane: pod.map(|_| "kubernetes".to_owned()),
+        },
+        target: CreationTarget {
+            namespace: pod.map(|pod| pod.namespace.clone()),
+            service: pod.map(|pod| pod.name.clone()),
+            role: None,
+        },
+        parameters: bundle.map(|bundle| parameters(bundle.config(), None)).unwrap_or_default(),
+        accounts: None,
+        protection: Protection {
+            intercepted: true,
+            ground: "notify".to_owned(),
+            installer: Some("runtime".to_owned()),
+            reasons: vec!["the createRuntime hook did not run".to_owned()],
+        },
+        verdict,
+    }));
+    event
+}

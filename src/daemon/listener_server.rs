@@ -1,0 +1,244 @@
+//! Takes listeners from runtimes: one connection each, served as soon as the state's JSON is complete (runtime-spec
+//! config-linux.md, "The Container Process State"). Never reads to the end of the stream: runc before 1.2 keeps the connection
+//! open for as long as it lives. crun connects long before it has anything to send.
+
+use std::os::fd::AsFd;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use crate::daemon::control_server::is_trusted;
+use crate::daemon::identification;
+use crate::daemon::service::Service;
+use crate::daemon::worker;
+use crate::kernel::Errno;
+use crate::kernel::fd_passing;
+use crate::kernel::fd_passing::PassingError;
+use crate::kernel::seccomp_notify::Listener;
+use crate::kernel::seccomp_notify::ListenerError;
+use crate::model::diagnostic::chain;
+use crate::oci::listener_state;
+use crate::oci::listener_state::ListenerState;
+use crate::oci::listener_state::ListenerStateError;
+use crate::oci::listener_state::Progress;
+
+/// Most connections at one time: containers that crun created and nobody started yet.
+const MAX_CONNECTIONS: usize = 2048;
+/// Once a message has begun it must be there in this time.
+const MESSAGE_LIMIT: Duration = Duration::from_secs(10);
+/// Most descriptors with one message.
+const MAX_DESCRIPTORS: usize = 8;
+const CHUNK_BYTES: usize = 64 * 1024;
+const STACK_BYTES: usize = 512 * 1024;
+
+static CONNECTIONS: AtomicUsize = AtomicUsize::new(0);
+
+/// Why what came is no listener.
+#[derive(Debug, thiserror::Error)]
+pub enum DeliveryError {
+    /// The connection ended in the middle of a message.
+    #[error("the connection ended in the middle of the state")]
+    Truncated,
+    /// The message stopped half-way.
+    #[error("the state was not complete after {} seconds", MESSAGE_LIMIT.as_secs())]
+    TooSlow,
+    /// Too many descriptors.
+    #[error("more than {MAX_DESCRIPTORS} descriptors came with the state")]
+    TooManyDescriptors,
+    /// The state names another number of descriptors than came.
+    #[error("the state names {named} descriptors, {received} came")]
+    DescriptorCount {
+        /// In `fds`.
+        named: usize,
+        /// With the message.
+        received: usize,
+    },
+    /// None is called `seccompFd`.
+    #[error("the state names no descriptor {:?}", listener_state::SECCOMP_FD_NAME)]
+    NoListener,
+    /// The socket.
+    #[error(transparent)]
+    Socket(#[from] PassingError),
+    /// The socket's time limit.
+    #[error("cannot bound the wait for a state")]
+    Limit(#[source] std::io::Error),
+    /// Not a state.
+    #[error(transparent)]
+    State(#[from] ListenerStateError),
+    /// Not a listener.
+    #[error(transparent)]
+    Listener(#[from] ListenerError),
+}
+
+/// Accepts runtimes for ever.
+pub fn serve(service: &Arc<Service>, socket: &UnixListener) {
+    loop {
+        match socket.accept() {
+            Ok((stream, _)) => admit(service, stream),
+            Err(error) => {
+                tracing::error!("cannot accept a runtime: {error}");
+                std::thread::sleep(Duration::from_millis(100));
+            }
+        }
+    }
+}
+
+fn admit(service: &Arc<Service>, stream: UnixStream) {
+    if !is_trusted(&stream) {
+        return;
+    }
+    if CONNECTIONS.fetch_add(1, Ordering::AcqRel) >= MAX_CONNECTIONS {
+        CONNECTIONS.fetch_sub(1, Ordering::AcqRel);
+        tracing::error!(
+            "{MAX_CONNECTIONS} runtimes are connected and have sent nothing yet; another one is turned away"
+        );
+        return;
+    }
+    let service = Arc::clone(service);
+    let thread = std::thread::Builder::new().name("delivery".to_owned()).stack_size(STACK_BYTES).spawn(move || {
+        take(&service, &stream);
+        CONNECTIONS.fetch_sub(1, Ordering::AcqRel);
+    });
+    if let Err(error) = thread {
+        CONNECTIONS.fetch_sub(1, Ordering::AcqRel);
+        tracing::error!("cannot make a thread for a runtime: {error}");
+    }
+}
+
+fn take(service: &Arc<Service>, stream: &UnixStream) {
+    let peer = fd_passing::peer_credentials(stream.as_fd()).map_or(0, |peer| peer.pid);
+    match receive(stream) {
+        Ok(None) => {}
+        Ok(Some((state, listener))) => {
+            let container = state.state.id.chars().take(64).collect::<String>().escape_debug().to_string();
+            let delivered = identification::identify(service, *state, listener, peer);
+            let served = delivered.map(|delivered| worker::serve_new(service, delivered));
+            match served {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::error!(container, peer, "a listener is not served: {}", chain(&error)),
+                Err(error) => tracing::error!(container, peer, "a listener is not served: {}", chain(&error)),
+            }
+        }
+        Err(error) => tracing::warn!(peer, "what a runtime delivered is no listener: {}", chain(&error)),
+    }
+}
+
+/// Waits for a message and the listener in it. `None` when the peer went away without one.
+///
+/// # Errors
+/// [`DeliveryError`]; every descriptor that came is closed then.
+pub fn receive(stream: &UnixStream) -> Result<Option<(Box<ListenerState>, Listener)>, DeliveryError> {
+    let mut text = Vec::new();
+    let mut descriptors: Vec<OwnedFd> = Vec::new();
+    let mut chunk = vec![0_u8; CHUNK_BYTES];
+    loop {
+        let (count, received) = match fd_passing::receive(stream.as_fd(), &mut chunk) {
+            Err(error) if matches!(error.errno(), Some(Errno::AGAIN)) => return Err(DeliveryError::TooSlow),
+            Err(error) if matches!(error.errno(), Some(Errno::CONNRESET)) => (0, Vec::new()),
+            other => other?,
+        };
+        if count == 0 {
+            return if text.is_empty() { Ok(None) } else { Err(DeliveryError::Truncated) };
+        }
+        stream.set_read_timeout(Some(MESSAGE_LIMIT)).map_err(DeliveryError::Limit)?;
+        text.extend(chunk.iter().take(count));
+        descriptors.extend(received);
+        if descriptors.len() > MAX_DESCRIPTORS {
+            return Err(DeliveryError::TooManyDescriptors);
+        }
+        if let Progress::Complete(state) = listener_state::parse_prefix(&text)? {
+            let listener = pick(&state, descriptors)?;
+            return Ok(Some((state, listener)));
+        }
+    }
+}
+
+/// The descriptor called `seccompFd`; all others are closed.
+fn pick(state: &ListenerState, descriptors: Vec<OwnedFd>) -> Result<Listener, DeliveryError> {
+    let (named, received) = (state.fds.len(), descriptors.len());
+    if named != received {
+        return Err(DeliveryError::DescriptorCount { named, received });
+    }
+    let index = state.seccomp_fd_index().ok_or(DeliveryError::NoListener)?;
+    let descriptor = descriptors.into_iter().nth(index).ok_or(DeliveryError::NoListener)?;
+    Ok(Listener::from_fd(descriptor)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    fn state(fds: &str) -> String {
+        format!(
+            r#"{{"ociVersion":"1.0.2","fds":{fds},"pid":1,"state":{{"id":"c1","bundle":"/b","annotations":{{}}}}}}"#
+        )
+    }
+
+    /// What the server makes of `bytes`, sent with `descriptors` pipes beside them.
+    fn outcome(
+        lent: &std::path::Path,
+        bytes: &[u8],
+        descriptors: usize,
+    ) -> Result<Option<(Box<ListenerState>, Listener)>, DeliveryError> {
+        let (here, there) = UnixStream::pair().unwrap();
+        let sender = {
+            let (bytes, lent) = (bytes.to_vec(), lent.to_owned());
+            std::thread::spawn(move || {
+                let file = std::fs::File::open(lent).unwrap();
+                let lent = vec![file.as_fd(); descriptors];
+                let first = bytes.len().min(1000);
+                if fd_passing::send(there.as_fd(), &bytes[..first], &lent).is_ok() {
+                    let _ = (&there).write_all(&bytes[first..]);
+                }
+            })
+        };
+        let outcome = receive(&here);
+        drop(here);
+        sender.join().unwrap();
+        outcome
+    }
+
+    #[test]
+    fn forged_messages_are_refused_and_leave_no_descriptor() {
+        // other tests of this process open and close descriptors too: only this file's count
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("lent");
+        std::fs::write(&file, "").unwrap();
+        let is_open = || {
+            let mut links = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
+            links.any(|entry| std::fs::read_link(entry.path()).is_ok_and(|path| path == file))
+        };
+        let long = format!(r#"{{"fds":["{}"#, "x".repeat(2 * 1024 * 1024));
+        type Case = (&'static str, Vec<u8>, usize, fn(&DeliveryError) -> bool);
+        let cases: [Case; 7] = [
+            ("garbage", b"\x00\xff nonsense".to_vec(), 1, |error| matches!(error, DeliveryError::State(_))),
+            ("not a state", b"[1,2]".to_vec(), 1, |error| matches!(error, DeliveryError::State(_))),
+            ("oversized", long.into_bytes(), 1, |error| {
+                matches!(error, DeliveryError::State(ListenerStateError::TooLong))
+            }),
+            ("cut off", state(r#"["seccompFd"]"#).as_bytes()[..40].to_vec(), 1, |error| {
+                matches!(error, DeliveryError::Truncated)
+            }),
+            ("no descriptor", state(r#"["seccompFd"]"#).into_bytes(), 0, |error| {
+                matches!(error, DeliveryError::DescriptorCount { named: 1, received: 0 })
+            }),
+            ("another name", state(r#"["other"]"#).into_bytes(), 1, |error| matches!(error, DeliveryError::NoListener)),
+            ("too many", state(r#"["seccompFd"]"#).into_bytes(), 12, |error| {
+                matches!(error, DeliveryError::TooManyDescriptors)
+            }),
+        ];
+        for (name, bytes, descriptors, expected) in cases {
+            let error = outcome(&file, &bytes, descriptors).expect_err(name);
+            assert!(expected(&error), "{name}: {error:?}");
+            assert!(!is_open(), "{name} leaves a descriptor");
+        }
+        let error = outcome(&file, state(r#"["seccompFd"]"#).as_bytes(), 1).expect_err("a file is no listener");
+        assert!(matches!(error, DeliveryError::Listener(ListenerError::NotAListener { .. })), "{error:?}");
+        assert!(outcome(&file, b"", 0).unwrap().is_none());
+    }
+}

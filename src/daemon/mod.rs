@@ -1,0 +1,32 @@
+//! `acctguard-daemon`: a keeper process ([`fd_keeper`]) and a worker process ([`worker_process`]).
+//!
+//! A program: may use every lower floor and no other program.
+//!
+//! - The **keeper** is what systemd or a person starts. It holds sockets, listeners and the memory of notifications in flight, reads
+//!   nothing that a container wrote, and keeps a worker running.
+//! - The **worker** answers: a thread a listener ([`worker`]), a thread a container for its case ([`case_thread`]), one for the
+//!   file systems' witness ([`change_watch`]), one a sink ([`shipper`]), one a connection.
+//!
+//! Invariants: a panic anywhere ends the worker at once, and the keeper starts another; no container waits for another's
+//! work; what a client is told to be done is on disk.
+#![forbid(unsafe_code)]
+
+pub mod case_thread;
+pub mod cases;
+pub mod change_watch;
+pub mod control_server;
+pub mod fd_keeper;
+pub mod hand_over;
+pub mod housekeeping;
+pub mod identification;
+pub mod last_good;
+pub mod listener_server;
+pub mod registry;
+pub mod service;
+pub mod service_manager;
+pub mod shipper;
+pub mod startup;
+pub mod worker;
+pub mod worker_process;
+
+pub use startup::main;

@@ -1,0 +1,370 @@
+//! What all threads of the worker share: configuration, store, policies, containers, and the line to the keeper.
+
+use std::collections::VecDeque;
+use std::os::fd::AsFd;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::sync::RwLock;
+use std::sync::atomic::AtomicBool;
+use std::time::Instant;
+
+use crate::config::Config;
+use crate::config::findings;
+use crate::config::policy_files;
+use crate::control::ExecRegistration;
+use crate::control::Registration;
+use crate::daemon::cases::Cases;
+use crate::daemon::last_good;
+use crate::daemon::registry::Full;
+use crate::daemon::registry::Guarded;
+use crate::daemon::registry::PendingExec;
+use crate::daemon::registry::Record;
+use crate::daemon::registry::Registry;
+use crate::daemon::registry::start_time;
+use crate::kernel::shared_area::SharedArea;
+use crate::model::event::Container;
+use crate::model::event::Event;
+use crate::model::event::EventTime;
+use crate::model::event::Exit;
+use crate::model::event::Host;
+use crate::model::event::Kind;
+use crate::model::event::Severity;
+use crate::model::policy::PolicySet;
+use crate::model::workload::ContainerId;
+use crate::store::Row;
+use crate::store::Store;
+use crate::store::StoreError;
+use crate::store::StoredContainer;
+use crate::store::Write;
+
+/// Ended containers whose poststop hook may still come.
+const MAX_ENDED: usize = 4096;
+
+/// Why a request could not be carried out.
+#[derive(Debug, thiserror::Error)]
+pub enum ServiceError {
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Too many containers.
+    #[error(transparent)]
+    Full(#[from] Full),
+    /// A policy with mistakes; the last good one stays in force.
+    #[error("the policy in {directory} is not used, the last good one stays in force: {first}{more}")]
+    Policy {
+        /// Where.
+        directory: String,
+        /// First mistake.
+        first: String,
+        /// How many there are besides.
+        more: String,
+    },
+}
+
+/// The worker's shared state.
+#[derive(Debug)]
+pub struct Service {
+    /// Configuration of this daemon's life.
+    pub config: Config,
+    /// The node, as events name it.
+    pub host: Host,
+    /// Event store.
+    pub store: Arc<Store>,
+    /// Containers.
+    pub registry: Registry,
+    /// Memory for notifications in flight.
+    pub area: SharedArea,
+    /// Open cases and the witness of the file systems.
+    pub cases: Cases,
+    /// Set when the worker is to end.
+    pub stopping: Arc<AtomicBool>,
+    /// Line to the keeper.
+    pub keeper: OwnedFd,
+    policies: RwLock<PolicySet>,
+    ended: Mutex<VecDeque<ContainerId>>,
+}
+
+/// What [`Service::new`] puts together.
+#[derive(Debug)]
+pub struct Parts {
+    /// Configuration.
+    pub config: Config,
+    /// Event store.
+    pub store: Arc<Store>,
+    /// Memory for notifications in flight.
+    pub area: SharedArea,
+    /// Line to the keeper.
+    pub keeper: OwnedFd,
+    /// Policies in force.
+    pub policies: PolicySet,
+}
+
+/// Now, as events tell it.
+#[must_use]
+pub fn now() -> EventTime {
+    EventTime(jiff::Timestamp::now())
+}
+
+impl Service {
+    /// Puts the parts together.
+    #[must_use]
+    pub fn new(parts: Parts) -> Self {
+        let host = crate::config::node::host(&parts.config);
+        Self {
+            cases: Cases::new(Arc::clone(&parts.store), host.clone(), parts.config.run_dir.join("empty")),
+            config: parts.config,
+            host,
+            store: parts.store,
+            registry: Registry::default(),
+            area: parts.area,
+            stopping: Arc::new(AtomicBool::new(false)),
+            keeper: parts.keeper,
+            policies: RwLock::new(parts.policies),
+            ended: Mutex::new(VecDeque::new()),
+        }
+    }
+
+    /// A new event of this node, with nothing but what every event has.
+    #[must_use]
+    pub fn event(&self, kind: Kind, severity: Severity) -> Event {
+        Event::new(uuid::Uuid::now_v7(), now(), kind, severity, self.host.clone())
+    }
+
+    /// A new event about `guarded`.
+    #[must_use]
+    pub fn event_of(&self, guarded: &Guarded, kind: Kind, severity: Severity) -> Event {
+        let mut event = self.event(kind, severity);
+        event.container = Some(guarded.record().workload.container);
+        event.policy = Some(guarded.policy.current().reference("mode"));
+        event
+    }
+
+    /// Records and registers what the createRuntime hook saw. Durable when it returns.
+    ///
+    /// # Errors
+    /// [`ServiceError`]; then nothing is recorded and nothing registered.
+    pub fn register(&self, registration: Registration) -> Result<(), ServiceError> {
+        let record = Record {
+            start_time_ticks: start_time(registration.pid),
+            workload: registration.workload,
+            bundle: registration.bundle,
+            pid: registration.pid,
+            root: registration.root,
+            intercepted: registration.intercepted,
+            boot_id: self.host.boot_id.clone(),
+        };
+        self.admit(record, &registration.event).map(drop)
+    }
+
+    /// Records `event`, stores `record` and takes the container into the registry.
+    ///
+    /// # Errors
+    /// [`ServiceError`]; then nothing is recorded and nothing registered.
+    pub fn admit(&self, record: Record, event: &Event) -> Result<Arc<Guarded>, ServiceError> {
+        let applied = self.policies().apply(&record.workload);
+        let stored = stored(&record);
+        let (guarded, earlier) = self.registry.insert(record, applied)?;
+        self.ended().retain(|id| *id != guarded.id);
+        if let Some(earlier) = earlier {
+            self.cases.finish(&earlier);
+        }
+        if let Err(error) = self.store.write(vec![Write::Event(Row::new(event)?), Write::PutContainer(stored)]) {
+            self.registry.remove(&guarded);
+            return Err(error.into());
+        }
+        Ok(guarded)
+    }
+
+    /// Takes a container out of the store into the registry, after this worker's start.
+    ///
+    /// # Errors
+    /// [`Full`].
+    pub fn readmit(&self, record: Record) -> Result<Arc<Guarded>, Full> {
+        let applied = self.policies().apply(&record.workload);
+        self.registry.insert(record, applied).map(|(guarded, _)| guarded)
+    }
+
+    /// Records an exec session and expects its listener. Durable when it returns.
+    ///
+    /// # Errors
+    /// [`ServiceError`].
+    pub fn register_exec(&self, registration: ExecRegistration) -> Result<(), ServiceError> {
+        let mut event = registration.event;
+        match self.registry.get(&registration.id) {
+            Some(guarded) => {
+                event.container = Some(guarded.record().workload.container);
+                event.policy = Some(guarded.policy.current().reference("mode"));
+            }
+            None => event.container = Some(event.container.unwrap_or_else(|| unknown(&registration.id))),
+        }
+        self.store.append(&event)?;
+        self.registry.expect_exec(PendingExec {
+            container: registration.id,
+            pid: registration.pid,
+            start_time_ticks: registration.start_time_ticks,
+            event: event.id,
+            session: event.session.unwrap_or_default(),
+            since: Instant::now(),
+        });
+        Ok(())
+    }
+
+    /// Records `event` as it is. Durable when it returns.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn record(&self, event: &Event) -> Result<(), StoreError> {
+        self.store.append(event)
+    }
+
+    /// The poststop hook says that `id` is gone: its case is closed, its exit recorded unless it was already, its state dropped.
+    ///
+    /// # Errors
+    /// [`ServiceError`].
+    pub fn exited(&self, id: &ContainerId, event: Event) -> Result<(), ServiceError> {
+        let Some(guarded) = self.registry.get(id) else {
+            let known = {
+                let mut ended = self.ended();
+                let position = ended.iter().position(|ended| ended == id);
+                position.and_then(|position| ended.remove(position)).is_some()
+            };
+            if !known {
+                self.store.append(&event)?;
+            }
+            return Ok(());
+        };
+        self.cases.finish(&guarded);
+        let mut event = event;
+        event.policy.get_or_insert_with(|| guarded.policy.current().reference("mode"));
+        self.conclude(&guarded, &event)
+    }
+
+    /// Closes the case of a container that nobody of the runtime reported gone, and records its exit.
+    ///
+    /// # Errors
+    /// [`ServiceError`]; then it stays registered.
+    pub fn ended_unreported(&self, guarded: &Arc<Guarded>, witness: &str) -> Result<(), ServiceError> {
+        self.cases.finish(guarded);
+        let mut event = self.event_of(guarded, Kind::ContainerExited, Severity::Info);
+        event.exit = Some(Exit { witness: witness.to_owned() });
+        self.conclude(guarded, &event)?;
+        let mut ended = self.ended();
+        if ended.len() >= MAX_ENDED {
+            ended.pop_front();
+        }
+        ended.push_back(guarded.id.clone());
+        Ok(())
+    }
+
+    /// Records the exit once, forgets the container in the store and in the registry.
+    fn conclude(&self, guarded: &Arc<Guarded>, event: &Event) -> Result<(), ServiceError> {
+        if guarded.claim_exit() {
+            let writes = vec![Write::Event(Row::new(event)?), Write::RemoveContainer(guarded.id.as_str().to_owned())];
+            if let Err(error) = self.store.write(writes) {
+                guarded.disclaim_exit();
+                return Err(error.into());
+            }
+        }
+        self.registry.remove(guarded);
+        Ok(())
+    }
+
+    /// Reads the policy again and puts it in force for every container.
+    ///
+    /// # Errors
+    /// [`ServiceError::Policy`]; then nothing has changed.
+    pub fn reload(&self) -> Result<(), ServiceError> {
+        let checked = findings::check(&self.config);
+        let mistakes: Vec<_> = checked.findings.iter().filter(|finding| finding.is_error()).collect();
+        if let Some(first) = mistakes.first() {
+            for mistake in &mistakes {
+                tracing::error!("{mistake}");
+            }
+            return Err(ServiceError::Policy {
+                directory: self.config.policy_dir.display().to_string(),
+                first: first.to_string(),
+                more: if mistakes.len() > 1 { format!(", and {} more", mistakes.len() - 1) } else { String::new() },
+            });
+        }
+        for remark in &checked.findings {
+            tracing::warn!("{remark}");
+        }
+        last_good::save(&self.config);
+        for guarded in self.registry.all() {
+            let applied = checked.policies.apply(&guarded.record().workload);
+            self.cases.replace_policy(&guarded, applied);
+        }
+        tracing::info!(documents = checked.policies.documents.len(), "the policy is in force");
+        *self.policies.write().unwrap_or_else(PoisonError::into_inner) = checked.policies;
+        Ok(())
+    }
+
+    /// The policies in force.
+    #[must_use]
+    pub fn policies(&self) -> PolicySet {
+        self.policies.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Tells the keeper something; a keeper that is gone is logged where its absence is noticed.
+    ///
+    /// # Errors
+    /// [`crate::daemon::hand_over::HandOverError`].
+    pub fn tell_keeper(
+        &self,
+        message: &crate::daemon::hand_over::Message,
+        descriptors: &[std::os::fd::BorrowedFd<'_>],
+    ) -> Result<(), crate::daemon::hand_over::HandOverError> {
+        crate::daemon::hand_over::send(self.keeper.as_fd(), message, descriptors)
+    }
+
+    fn ended(&self) -> std::sync::MutexGuard<'_, VecDeque<ContainerId>> {
+        self.ended.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What the store keeps of `record`.
+fn stored(record: &Record) -> StoredContainer {
+    let id = record.workload.container.id.as_str().to_owned();
+    // a Record has string keys only, so it always has a JSON form
+    StoredContainer { id, json: serde_json::to_string(record).unwrap_or_default() }
+}
+
+/// A container of which nothing but the id is known.
+#[must_use]
+pub fn unknown(id: &ContainerId) -> Container {
+    Container {
+        id: id.clone(),
+        name: None,
+        image: None,
+        engine: "unknown".to_owned(),
+        runtime: None,
+        pod: None,
+        started_at: None,
+    }
+}
+
+/// The policies to start with: those of the configuration, or the last good ones when these have mistakes by now.
+///
+/// # Errors
+/// The mistakes, when there are no last good ones either.
+pub fn first_policies(config: &Config) -> Result<PolicySet, ServiceError> {
+    let checked = findings::check(config);
+    if checked.is_usable() {
+        last_good::save(config);
+        return Ok(checked.policies);
+    }
+    let mistakes: Vec<String> = checked.findings.iter().map(ToString::to_string).collect();
+    match policy_files::load(&last_good::directory(config)) {
+        Ok(policies) if last_good::directory(config).is_dir() => {
+            tracing::error!("the last good policy stays in force: {}", mistakes.join("; "));
+            Ok(policies)
+        }
+        _ => Err(ServiceError::Policy {
+            directory: config.policy_dir.display().to_string(),
+            first: mistakes.join("; "),
+            more: String::new(),
+        }),
+    }
+}

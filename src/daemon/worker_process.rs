@@ -1,0 +1,268 @@
+//! The worker process: takes over what the keeper holds, serves, and does what the keeper says.
+
+use std::os::fd::AsFd;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use crate::config::Config;
+use crate::daemon::control_server;
+use crate::daemon::hand_over;
+use crate::daemon::hand_over::HandOverError;
+use crate::daemon::hand_over::Message;
+use crate::daemon::housekeeping;
+use crate::daemon::listener_server;
+use crate::daemon::registry::Full;
+use crate::daemon::registry::Guarded;
+use crate::daemon::registry::Record;
+use crate::daemon::service;
+use crate::daemon::service::Parts;
+use crate::daemon::service::Service;
+use crate::daemon::service::ServiceError;
+use crate::daemon::shipper;
+use crate::daemon::worker;
+use crate::daemon::worker::Delivered;
+use crate::daemon::worker::Label;
+use crate::kernel::seccomp_notify::Listener;
+use crate::kernel::seccomp_notify::ListenerError;
+use crate::kernel::shared_area::SharedArea;
+use crate::kernel::shared_area::SharedAreaError;
+use crate::model::diagnostic::chain;
+use crate::model::event::Session;
+use crate::model::workload::Workload;
+use crate::sinks::syslog::FacilityError;
+use crate::store::Retention;
+use crate::store::Store;
+use crate::store::StoreError;
+
+/// How long calls that are being answered have when the daemon stops.
+const LAST_ANSWERS: Duration = Duration::from_millis(100);
+/// How often a worker whose keeper is gone looks whether anybody still needs it.
+const ORPHAN_CHECK: Duration = Duration::from_secs(1);
+
+/// Why a worker cannot serve.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkerError {
+    /// The keeper did not hand over what it holds.
+    #[error("the keeper's hand-over failed; the worker is started by acctguard-daemon only, not by hand")]
+    HandOver(#[source] HandOverError),
+    /// Something is missing in it.
+    #[error("the keeper's hand-over lacks {0}; the worker is started by acctguard-daemon only, not by hand")]
+    Incomplete(&'static str),
+    /// The line to the keeper.
+    #[error("cannot use the line to the keeper; the worker is started by acctguard-daemon only, not by hand")]
+    Line(#[source] std::io::Error),
+    /// The memory for notifications.
+    #[error(transparent)]
+    Area(#[from] SharedAreaError),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The policy.
+    #[error(transparent)]
+    Service(#[from] ServiceError),
+    /// A sink.
+    #[error(transparent)]
+    Facility(#[from] FacilityError),
+    /// A thread.
+    #[error("cannot make a thread")]
+    Thread(#[source] std::io::Error),
+}
+
+/// A listener that an earlier worker served.
+struct Heirloom {
+    slot: u32,
+    label: Vec<u8>,
+    descriptor: OwnedFd,
+}
+
+struct Inheritance {
+    listener_socket: UnixListener,
+    control_socket: UnixListener,
+    area: SharedArea,
+    heirlooms: Vec<Heirloom>,
+}
+
+/// Serves until the keeper says stop.
+///
+/// # Errors
+/// [`WorkerError`] when it cannot begin.
+pub fn run(config: Config) -> Result<(), WorkerError> {
+    let keeper = rustix::io::fcntl_dupfd_cloexec(std::io::stdin().as_fd(), 3)
+        .map_err(|errno| WorkerError::Line(errno.into()))?;
+    let inheritance = inherit(&keeper)?;
+    let store = Store::open(&config.store_file(), Retention::new(config.retention_days, config.store_max_mib))?;
+    let policies = service::first_policies(&config)?;
+    let Inheritance { listener_socket, control_socket, area, heirlooms } = inheritance;
+    let service = Arc::new(Service::new(Parts { config, store: Arc::new(store), area, keeper, policies }));
+    readmit_all(&service)?;
+    for heirloom in heirlooms {
+        let slot = heirloom.slot;
+        if let Err(reason) = adopt(&service, heirloom) {
+            tracing::error!(slot, "a listener of the last worker is not served: {reason}");
+        }
+    }
+    housekeeping::take_in_spool(&service);
+    for sink in &service.config.sinks {
+        let sink = shipper::sink_of(sink)?;
+        shipper::start(Arc::clone(&service.store), sink, Arc::clone(&service.stopping)).map_err(WorkerError::Thread)?;
+    }
+    start(&service, "listeners", move |service| listener_server::serve(service, &listener_socket))?;
+    start(&service, "clients", move |service| control_server::serve(service, &control_socket))?;
+    start(&service, "housekeeping", |service| housekeeping::run(service))?;
+    service.tell_keeper(&Message::Serving, &[]).map_err(WorkerError::HandOver)?;
+    let containers = service.registry.all().len();
+    tracing::info!(containers, policies = service.policies().documents.len(), "acctguard-daemon serves");
+    obey(&service);
+    Ok(())
+}
+
+fn start(
+    service: &Arc<Service>,
+    name: &str,
+    work: impl FnOnce(&Arc<Service>) + Send + 'static,
+) -> Result<(), WorkerError> {
+    let service = Arc::clone(service);
+    let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || work(&service));
+    thread.map(drop).map_err(WorkerError::Thread)
+}
+
+fn inherit(keeper: &OwnedFd) -> Result<Inheritance, WorkerError> {
+    let mut sockets = None;
+    let mut heirlooms = Vec::new();
+    loop {
+        let (message, mut descriptors) = hand_over::receive(keeper).map_err(WorkerError::HandOver)?;
+        match message {
+            Message::Sockets => sockets = <[OwnedFd; 3]>::try_from(descriptors).ok(),
+            Message::Adopt { slot, label } => {
+                let descriptor = descriptors.pop().ok_or(WorkerError::Incomplete("a listener"))?;
+                heirlooms.push(Heirloom { slot, label, descriptor });
+            }
+            Message::Serve => break,
+            _ => return Err(WorkerError::HandOver(HandOverError::Malformed)),
+        }
+    }
+    let [listeners, clients, area] = sockets.ok_or(WorkerError::Incomplete("its sockets"))?;
+    Ok(Inheritance {
+        listener_socket: UnixListener::from(listeners),
+        control_socket: UnixListener::from(clients),
+        area: SharedArea::from_fd(area)?,
+        heirlooms,
+    })
+}
+
+/// Takes the containers of the store into the registry. Those of an earlier boot have ended.
+fn readmit_all(service: &Service) -> Result<(), WorkerError> {
+    for stored in service.store.containers()? {
+        let record: Record = match serde_json::from_str(&stored.json) {
+            Ok(record) => record,
+            Err(error) => {
+                tracing::error!("what the store has of container {:?} is not understood: {error}", stored.id);
+                continue;
+            }
+        };
+        let of_this_boot = record.boot_id == service.host.boot_id;
+        let guarded = service.readmit(record).map_err(ServiceError::from)?;
+        if !of_this_boot {
+            service.ended_unreported(&guarded, "boot")?;
+        }
+    }
+    Ok(())
+}
+
+/// Serves a listener of an earlier worker.
+fn adopt(service: &Arc<Service>, heirloom: Heirloom) -> Result<(), String> {
+    let label: Label = serde_json::from_slice(&heirloom.label).map_err(|error| error.to_string())?;
+    let listener = Listener::from_fd(heirloom.descriptor).map_err(|error: ListenerError| chain(&error))?;
+    let guarded = match service.registry.get(&label.container) {
+        Some(guarded) => guarded,
+        None => readmit_unknown(service, &label).map_err(|error| chain(&error))?,
+    };
+    let session = label.session.as_ref().map(|id| session_of(service, id, &label));
+    let slot = usize::try_from(heirloom.slot).ok().and_then(|index| service.area.slot(index));
+    let slot = slot.ok_or("its slot is taken")?;
+    let delivered = Delivered { listener, guarded, session, label };
+    worker::serve_adopted(service, delivered, slot).map_err(|error| chain(&error))
+}
+
+/// What was recorded about the exec session, or no more than its id.
+fn session_of(service: &Service, id: &str, label: &Label) -> Session {
+    let recorded = label.exec_event.and_then(|event| service.store.event(&event.to_string()).ok().flatten());
+    recorded.and_then(|event| event.session).unwrap_or_else(|| Session { id: id.to_owned(), ..Session::default() })
+}
+
+/// A container whose registration the store lost: its calls are answered all the same.
+fn readmit_unknown(service: &Service, label: &Label) -> Result<Arc<Guarded>, Full> {
+    service.readmit(Record {
+        workload: Workload {
+            container: service::unknown(&label.container),
+            annotations: std::collections::BTreeMap::new(),
+            cluster: service.config.cluster.clone(),
+            privileged: false,
+        },
+        bundle: String::new(),
+        pid: if label.session.is_none() { label.pid } else { 0 },
+        start_time_ticks: None,
+        root: String::new(),
+        intercepted: true,
+        boot_id: service.host.boot_id.clone(),
+    })
+}
+
+/// Does what the keeper says until it says stop.
+fn obey(service: &Service) {
+    loop {
+        match hand_over::receive(&service.keeper) {
+            Ok((Message::Reload, _)) => {
+                if let Err(error) = service.reload() {
+                    tracing::error!("{}", chain(&error));
+                }
+                if let Err(error) = service.tell_keeper(&Message::Reloaded, &[]) {
+                    tracing::warn!("{}", chain(&error));
+                }
+            }
+            Ok((Message::Stop, _)) => return stop(service),
+            Ok((other, _)) => tracing::error!("the keeper said something that only a worker says: {other:?}"),
+            Err(HandOverError::Closed) => return outlive(service),
+            Err(error) => {
+                tracing::error!("{}", chain(&error));
+                std::thread::sleep(ORPHAN_CHECK);
+            }
+        }
+    }
+}
+
+fn served(service: &Service) -> (usize, u32) {
+    let containers = service.registry.all();
+    let listeners = containers.iter().map(|guarded| guarded.listeners());
+    listeners.filter(|count| *count > 0).fold((0, 0), |(containers, sum), count| (containers + 1, sum + count))
+}
+
+fn stop(service: &Service) {
+    let (containers, listeners) = served(service);
+    if containers > 0 {
+        tracing::warn!(
+            "stopping: {containers} containers lose their supervisor ({listeners} listeners); intercepted calls in them fail with ENOSYS until they are restarted"
+        );
+    } else {
+        tracing::info!("stopping: no container is being supervised");
+    }
+    service.stopping.store(true, Ordering::Release);
+    service.store.wake_all();
+    std::thread::sleep(LAST_ANSWERS);
+}
+
+/// The keeper is gone. What is served goes on being served; a new daemon takes what is new.
+fn outlive(service: &Service) {
+    tracing::error!(
+        "the keeper is gone; this worker serves on until its last container has ended; start acctguard-daemon again for new containers"
+    );
+    while served(service).0 > 0 {
+        std::thread::sleep(ORPHAN_CHECK);
+    }
+    tracing::info!("the last container has ended");
+    service.stopping.store(true, Ordering::Release);
+    service.store.wake_all();
+}
