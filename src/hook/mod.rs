@@ -1,0 +1,154 @@
+//! `acctguard-hook`: the witness and the gatekeeper of container creation.
+//!
+//! * `createRuntime` writes the DC0072 record, registers the container with the daemon, and refuses the creation when the
+//!   policy requires protection that is not in place ([`create_runtime`]).
+//! * `precreate` makes the shim's edit of `config.json` for engines that have that stage (podman, [`precreate`]).
+//! * `poststop` records the exit and never fails ([`poststop`]).
+//!
+//! A refusal is a non-zero exit and one line on stderr. crun drops a hook's output (`integration.md` §2), so every refusal is
+//! recorded too: by the daemon, or in its spool while it is away. A hook never hangs: each wait for the daemon is bounded, and
+//! a deadline of its own ends the rest.
+#![forbid(unsafe_code)]
+
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Args;
+use clap::Parser;
+use clap::Subcommand;
+
+use crate::config::Config;
+use crate::config::file::ConfigError;
+use crate::model::diagnostic::chain;
+use crate::oci::hook_state::StateError;
+
+pub mod create_runtime;
+mod deadline;
+pub mod poststop;
+pub mod precreate;
+pub mod protection;
+pub mod record;
+mod subject;
+
+/// Bad command line (sysexits.h, EX_USAGE).
+const USAGE: u8 = 64;
+/// Bad configuration (sysexits.h, EX_CONFIG).
+const CONFIGURATION: u8 = 78;
+
+/// Record container creations and exits, and refuse what policy does not allow. Run by OCI runtimes and engines, which write
+/// the container's state (precreate: its config.json) to standard input.
+#[derive(Debug, Parser)]
+#[command(name = "acctguard-hook", version)]
+struct CommandLine {
+    #[command(subcommand)]
+    stage: Stage,
+}
+
+#[derive(Debug, Subcommand)]
+enum Stage {
+    /// Record a creation; refuse it when policy says so.
+    #[command(name = "createRuntime")]
+    CreateRuntime(CreateRuntime),
+    /// Put the interception into the config.json on standard input; the result goes to standard output.
+    #[command(name = "precreate")]
+    Precreate(Node),
+    /// Record the end of a container.
+    #[command(name = "poststop")]
+    Poststop(Node),
+}
+
+#[derive(Debug, Clone, Args)]
+struct Node {
+    /// Configuration of this node.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+/// Arguments of `createRuntime`.
+#[derive(Debug, Clone, Args)]
+pub struct CreateRuntime {
+    #[command(flatten)]
+    node: Node,
+    /// Default action of the workload's own seccomp profile before acctguard's edit, or none.
+    #[arg(long, value_name = "ACTION")]
+    own_seccomp: Option<String>,
+    /// Why the interception could not be put in place.
+    #[arg(long, value_name = "REASON")]
+    unprotected: Option<String>,
+    /// Which calls the interception cannot watch, or only in part, because of the workload's own seccomp profile.
+    #[arg(long, value_name = "CALLS")]
+    unwatched: Option<String>,
+}
+
+/// Why a hook fails.
+#[derive(Debug, thiserror::Error)]
+pub enum HookError {
+    /// The node's configuration.
+    #[error(transparent)]
+    Configuration(#[from] ConfigError),
+    /// Standard input held no state.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// Standard input held no config.json.
+    #[error("read config.json from standard input; the precreate stage of an engine writes it")]
+    Input(#[source] io::Error),
+    /// Standard output does not take the new config.json.
+    #[error("write config.json to standard output; the precreate stage of an engine reads it")]
+    Output(#[source] io::Error),
+    /// Policy.
+    #[error("{what} refused: {reason}")]
+    Refused {
+        /// The container, or what is known of it.
+        what: String,
+        /// One line.
+        reason: String,
+    },
+}
+
+/// Runs the hook of the command line.
+#[must_use]
+pub fn main() -> ExitCode {
+    let command_line = match CommandLine::try_parse() {
+        Ok(command_line) => command_line,
+        Err(error) => {
+            // nothing to do when the message itself cannot be printed
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { USAGE } else { 0 });
+        }
+    };
+    let poststop = matches!(command_line.stage, Stage::Poststop(_));
+    deadline::start(if poststop { 0 } else { 1 });
+    match run(command_line.stage) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let text = match &error {
+                // tells its cause itself
+                HookError::Configuration(error) => error.to_string(),
+                error => chain(error),
+            };
+            eprintln!("acctguard-hook: {text}");
+            // the container is gone: a failure would only make runtimes print warnings
+            ExitCode::from(if poststop { 0 } else { exit_code(&error) })
+        }
+    }
+}
+
+fn run(stage: Stage) -> Result<(), HookError> {
+    let load = |node: &Node| Config::load(node.config.as_deref());
+    match stage {
+        Stage::CreateRuntime(options) => {
+            let config = load(&options.node)?;
+            create_runtime::run(&config, &options, io::stdin().lock())
+        }
+        Stage::Precreate(node) => precreate::run(&load(&node)?, io::stdin().lock(), io::stdout().lock()),
+        Stage::Poststop(node) => poststop::run(&load(&node)?, io::stdin().lock()),
+    }
+}
+
+const fn exit_code(error: &HookError) -> u8 {
+    match error {
+        HookError::Configuration(_) => CONFIGURATION,
+        HookError::State(_) | HookError::Input(_) | HookError::Output(_) | HookError::Refused { .. } => 1,
+    }
+}

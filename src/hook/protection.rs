@@ -1,0 +1,161 @@
+//! Whether a container is protected as its policy asks, and what follows when it is not. Pure decisions.
+
+use serde_json::Value;
+
+use crate::config::WhenAbsent;
+use crate::model::event::Protection;
+use crate::model::policy::Applied;
+use crate::model::policy::Mode;
+use crate::model::policy::OnUnprotected;
+use crate::model::redact;
+use crate::oci::spec_edit;
+
+/// How the daemon took a registration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Daemon {
+    /// It has it.
+    Registered,
+    /// It is not there.
+    Absent,
+    /// It is there and could not take it.
+    Failed,
+}
+
+/// What `spec` says about the interception, against what `applied` asks for.
+#[must_use]
+pub fn observed(spec: &Value, listener_path: &str, applied: &Applied, unprotected: Option<&str>) -> Protection {
+    let listener = spec.pointer("/linux/seccomp/listenerPath").and_then(Value::as_str);
+    let intercepted = spec_edit::is_intercepted(spec, listener_path) && has_notify_rule(spec);
+    let reason = match (intercepted, unprotected, listener) {
+        (true, ..) => None,
+        (false, ..) if applied.mode == Mode::Off => Some("policy mode is off".to_owned()),
+        (false, Some(reason), _) => Some(redact::printable(reason.as_bytes())),
+        (false, None, Some(path)) if path == listener_path => {
+            Some("config.json names acctguard's listener and has no rule that notifies it".to_owned())
+        }
+        (false, None, Some(path)) => {
+            Some(format!("config.json names another seccomp listener, {}", redact::printable(path.as_bytes())))
+        }
+        (false, None, None) => Some(
+            "config.json has no acctguard listener: the container was not created through acctguard-runtime".to_owned(),
+        ),
+    };
+    Protection {
+        intercepted,
+        ground: if intercepted { "notify" } else { "none" }.to_owned(),
+        installer: intercepted.then(|| "runtime".to_owned()),
+        reasons: reason.into_iter().collect(),
+    }
+}
+
+fn has_notify_rule(spec: &Value) -> bool {
+    let rules = spec.pointer("/linux/seccomp/syscalls").and_then(Value::as_array);
+    rules.into_iter().flatten().any(|rule| rule["action"] == "SCMP_ACT_NOTIFY")
+}
+
+/// Why the container must not start, for want of protection; `None` lets it.
+///
+/// * Without interception it starts only when neither the policy (`onUnprotected: refuse`) nor, while the daemon is away, the
+///   node (`when_absent = "refuse"`) forbids it. A policy of mode `off` asks for nothing.
+/// * With interception and no daemon it never starts: each intercepted call would fail with ENOSYS (seccomp_unotify(2)).
+/// * With interception and a daemon that could not take the registration, the policy decides.
+#[must_use]
+pub fn refusal(
+    applied: &Applied,
+    protection: &Protection,
+    daemon: Daemon,
+    when_absent: Option<WhenAbsent>,
+) -> Option<String> {
+    let by_policy = format!("policy {} says onUnprotected: refuse", applied.name);
+    let cause = || protection.reasons.join("; ");
+    match (protection.intercepted, daemon) {
+        (true, Daemon::Registered) => None,
+        (true, Daemon::Absent) => {
+            Some("its calls are intercepted and nobody would answer them; start acctguard-daemon".to_owned())
+        }
+        (true, Daemon::Failed) => {
+            (applied.on_unprotected == OnUnprotected::Refuse).then(|| format!("{}; {by_policy}", cause()))
+        }
+        (false, _) if applied.mode == Mode::Off => None,
+        (false, _) if applied.on_unprotected == OnUnprotected::Refuse => Some(format!("{}; {by_policy}", cause())),
+        (false, Daemon::Absent) if when_absent == Some(WhenAbsent::Refuse) => Some(
+            "the daemon is not there and the node says when_absent = \"refuse\"; start acctguard-daemon".to_owned(),
+        ),
+        (false, _) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    const LISTENER: &str = "/run/acctguard/listener.sock";
+
+    fn applied(mode: Mode, on_unprotected: OnUnprotected) -> Applied {
+        Applied { mode, on_unprotected, ..Applied::built_in() }
+    }
+
+    fn spec(listener: Option<&str>, action: &str) -> Value {
+        json!({"linux": {"seccomp": {"listenerPath": listener, "syscalls": [{"names": ["open"], "action": action}]}}})
+    }
+
+    #[test]
+    fn what_counts_as_intercepted() {
+        let audit = applied(Mode::Audit, OnUnprotected::Record);
+        for (spec, unprotected, intercepted, words) in [
+            (spec(Some(LISTENER), "SCMP_ACT_NOTIFY"), None, true, ""),
+            (spec(Some(LISTENER), "SCMP_ACT_ALLOW"), None, false, "no rule"),
+            (
+                spec(Some("/run/other.sock"), "SCMP_ACT_NOTIFY"),
+                None,
+                false,
+                "another seccomp listener, /run/other.sock",
+            ),
+            (spec(None, "SCMP_ACT_ALLOW"), None, false, "not created through acctguard-runtime"),
+            (json!({}), Some("the daemon\nis away"), false, "the daemon\\nis away"),
+            (json!(7), None, false, "no acctguard listener"),
+        ] {
+            let found = observed(&spec, LISTENER, &audit, unprotected);
+            assert_eq!(found.intercepted, intercepted, "{spec}");
+            assert_eq!(found.ground == "notify", intercepted);
+            let reasons = found.reasons.join("; ").to_lowercase();
+            assert!(reasons.contains(words) && reasons.is_empty() == intercepted, "{reasons}");
+        }
+        let off = observed(&json!({}), LISTENER, &applied(Mode::Off, OnUnprotected::Record), None);
+        assert_eq!(off.reasons, ["policy mode is off"]);
+    }
+
+    #[test]
+    fn who_may_start_without_protection() {
+        let intercepted = Protection { intercepted: true, ..Protection::default() };
+        let bare = Protection { reasons: vec!["no listener".to_owned()], ..Protection::default() };
+        let refuse = Some(WhenAbsent::Refuse);
+        let start = Some(WhenAbsent::StartUnprotected);
+        use OnUnprotected::{Record, Refuse};
+        for (mode, on_unprotected, protection, daemon, when_absent, refused) in [
+            (Mode::Enforce, Refuse, &intercepted, Daemon::Registered, None, false),
+            (Mode::Audit, Record, &intercepted, Daemon::Absent, start, true),
+            (Mode::Audit, Record, &intercepted, Daemon::Failed, None, false),
+            (Mode::Enforce, Refuse, &intercepted, Daemon::Failed, None, true),
+            (Mode::Audit, Record, &bare, Daemon::Registered, None, false),
+            (Mode::Audit, Record, &bare, Daemon::Absent, None, false),
+            (Mode::Audit, Record, &bare, Daemon::Absent, start, false),
+            (Mode::Audit, Record, &bare, Daemon::Absent, refuse, true),
+            (Mode::Audit, Record, &bare, Daemon::Registered, refuse, false),
+            (Mode::Enforce, Refuse, &bare, Daemon::Registered, start, true),
+            (Mode::Enforce, Refuse, &bare, Daemon::Absent, start, true),
+            (Mode::Enforce, Record, &bare, Daemon::Absent, start, false),
+            (Mode::Off, Record, &bare, Daemon::Absent, refuse, false),
+            (Mode::Off, Refuse, &bare, Daemon::Registered, None, false),
+        ] {
+            let found = refusal(&applied(mode, on_unprotected), protection, daemon, when_absent);
+            assert_eq!(
+                found.is_some(),
+                refused,
+                "{mode:?} {on_unprotected:?} intercepted {} {daemon:?} {when_absent:?}: {found:?}",
+                protection.intercepted
+            );
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! `exec`: who enters which container and with what, told to the daemon before the real runtime starts.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::process::Command;
+use std::process::Stdio;
+
+use serde_json::Value;
+use uuid::Uuid;
+
+use crate::control::ExecRegistration;
+use crate::control::Request;
+use crate::control::client::Client;
+use crate::kernel::process::Facts;
+use crate::model::event::Kind;
+use crate::model::event::Session;
+use crate::model::event::Severity;
+use crate::model::redact;
+use crate::model::workload::ContainerId;
+use crate::oci::bundle::Bundle;
+use crate::oci::hook_state;
+use crate::oci::hook_state::State;
+use crate::oci::identity;
+use crate::oci::spec_edit;
+use crate::runtime_shim::Call;
+use crate::runtime_shim::ShimError;
+use crate::runtime_shim::record;
+use crate::supervise::ancestry;
+
+/// Largest process file that is read.
+const MAX_PROCESS_BYTES: u64 = 16 * 1024 * 1024;
+
+/// Registers an exec session. A container that the real runtime does not know is the real runtime's to report.
+///
+/// # Errors
+/// [`ShimError::ExecWithoutDaemon`] where the container's calls would fail without the daemon.
+pub fn register(call: &Call) -> Result<(), ShimError> {
+    let Some(id) = call.line.id.as_ref().and_then(|id| id.to_str()).and_then(|id| ContainerId::new(id).ok()) else {
+        return Ok(());
+    };
+    let Some(state) = state(call, &id) else { return Ok(()) };
+    let pid = std::process::id();
+    let start_time_ticks = Facts::read(pid).map_err(ShimError::OwnProcess)?.start_time_ticks;
+    let mut event = record::event(call, Kind::ContainerExec, Severity::Info);
+    event.session = Some(session(call));
+    let registration = ExecRegistration { id: id.clone(), pid, start_time_ticks, event: event.clone() };
+    let request = Request::Exec(Box::new(registration));
+    let Err(source) = Client::connect(&call.config).and_then(|client| client.order(&request)) else {
+        return Ok(());
+    };
+    let Ok(bundle) = Bundle::open(&state.bundle) else { return Ok(()) };
+    if spec_edit::is_intercepted(bundle.config(), &call.config.listener_socket().to_string_lossy()) {
+        return Err(ShimError::ExecWithoutDaemon { id: id.to_string(), source });
+    }
+    let runtime = call.real.name();
+    let known = identity::Known { cluster: call.config.cluster.as_deref(), runtime: Some(&runtime), started_at: None };
+    event.container = Some(identity::workload(bundle.config(), bundle.directory(), &id, &known).container);
+    record::deliver(call, event);
+    Ok(())
+}
+
+/// What `state ID` of the real runtime says.
+fn state(call: &Call, id: &ContainerId) -> Option<State> {
+    let mut command = Command::new(call.real.path());
+    if let Some(root) = &call.line.root {
+        command.arg("--root").arg(root);
+    }
+    command.arg("state").arg(id.as_str());
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut child = command.spawn().ok()?;
+    let state = child.stdout.take().and_then(|output| hook_state::read(output).ok());
+    let done = child.wait().is_ok_and(|status| status.success());
+    state.filter(|_| done)
+}
+
+fn session(call: &Call) -> Session {
+    let options = &call.line.options;
+    let mut session = Session {
+        id: Uuid::now_v7().to_string(),
+        argv: redacted(&call.line.exec_arguments),
+        tty: options.tty,
+        user: options.user.as_ref().map(|user| redact::printable(user.as_bytes())),
+        started_by: Some(ancestry::creator_of(std::os::unix::process::parent_id())),
+    };
+    if let Some(process) = options.process.as_deref().and_then(read_process) {
+        let arguments = process.get("args").and_then(Value::as_array).into_iter().flatten();
+        let arguments: Vec<OsString> = arguments.filter_map(Value::as_str).map(OsString::from).collect();
+        session.argv = redacted(&arguments);
+        session.tty |= process.get("terminal").and_then(Value::as_bool).unwrap_or(false);
+        session.user = user(&process);
+    }
+    session
+}
+
+fn redacted(arguments: &[OsString]) -> Vec<String> {
+    redact::argv(&arguments.iter().map(|argument| redact::printable(argument.as_bytes())).collect::<Vec<_>>())
+}
+
+/// `uid:gid` of a process file.
+fn user(process: &Value) -> Option<String> {
+    let number = |key: &str| process.pointer(&format!("/user/{key}")).and_then(Value::as_u64);
+    process.get("user").map(|_| format!("{}:{}", number("uid").unwrap_or(0), number("gid").unwrap_or(0)))
+}
+
+/// A process file. Only a regular file is read: a pipe would be empty for the real runtime afterwards.
+fn read_process(path: &Path) -> Option<Value> {
+    let flags = nix::fcntl::OFlag::O_NONBLOCK.bits();
+    let file = File::options().read(true).custom_flags(flags).open(path).ok()?;
+    if !file.metadata().ok()?.is_file() {
+        return None;
+    }
+    let mut bytes = Vec::new();
+    file.take(MAX_PROCESS_BYTES).read_to_end(&mut bytes).ok()?;
+    serde_json::from_slice(&bytes).ok()
+}
