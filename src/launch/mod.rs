@@ -1,0 +1,89 @@
+//! `acctguard-launch`: seals the account databases for itself and everything it will ever start, gives back what it was lent,
+//! and becomes the program it was asked for.
+//!
+//! Runs *inside* the container, with the container's root, user, environment and terminal: it trusts nothing there, reads no
+//! configuration, writes nothing, and starts no second process. What [`seal`] may not touch: Landlock has no right for chmod(2),
+//! chown(2) and setxattr(2), and a database that has a second path (hard link, bind mount) keeps that path's rights.
+//!
+//! Deliberately absent: `no_new_privs` is never set here, because it would break setuid programs. Without it the caller lends
+//! CAP_SYS_ADMIN (landlock_restrict_self(2), "ERRORS", EPERM) and names it in `--give-back`. The runtime shim does not put
+//! this program into a container yet.
+//!
+//! It is to run in any container, so it is built static: `RUSTFLAGS=-Ctarget-feature=+crt-static cargo build --target
+//! x86_64-unknown-linux-gnu --bin acctguard-launch`. The library links libseccomp, so that build needs `libseccomp.a`
+//! (libseccomp-dev); nothing of it ends up in this program.
+#![forbid(unsafe_code)]
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::model::attempt::DatabasePath;
+use crate::model::diagnostic::chain;
+
+pub mod capabilities;
+pub mod program;
+pub mod seal;
+
+/// The seal or the capabilities could not be set as asked: nothing was started.
+const CANNOT_SEAL: u8 = 125;
+
+/// Bad command line (sysexits.h, EX_USAGE).
+const USAGE: u8 = 64;
+
+/// Seal the account databases of this container, then run PROGRAM in place of this process.
+#[derive(Debug, Parser)]
+#[command(
+    name = "acctguard-launch",
+    version,
+    after_help = "Exit codes when PROGRAM was not started: 125 cannot seal, 126 PROGRAM is not executable, 127 PROGRAM not found, 64 usage."
+)]
+struct CommandLine {
+    /// Database to seal, absolute; one that ends in / seals a whole directory. Default: all that acctguard knows.
+    #[arg(long, value_name = "DATABASE", value_parser = parse_database)]
+    seal: Vec<DatabasePath>,
+    /// Capability to give up for good before PROGRAM starts, as CAP_SYS_ADMIN.
+    #[arg(long, value_name = "CAP", value_parser = capabilities::parse)]
+    give_back: Vec<caps::Capability>,
+    /// What to run, found as execvp(3) would, but without its fall-back to a shell.
+    #[arg(last = true, required = true, value_name = "PROGRAM ARGS")]
+    program: Vec<OsString>,
+}
+
+fn parse_database(text: &str) -> Result<DatabasePath, String> {
+    DatabasePath::new(text).map_err(|error| error.to_string())
+}
+
+/// Runs the program of the command line; comes back only when it could not.
+#[must_use]
+pub fn main() -> ExitCode {
+    let command_line = match CommandLine::try_parse() {
+        Ok(command_line) => command_line,
+        Err(error) => {
+            // nothing to do when the message itself cannot be printed
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { USAGE } else { 0 });
+        }
+    };
+    ExitCode::from(launch(&command_line))
+}
+
+fn launch(command_line: &CommandLine) -> u8 {
+    let databases = if command_line.seal.is_empty() {
+        DatabasePath::BUILT_IN.iter().filter_map(|path| DatabasePath::new(path).ok()).collect()
+    } else {
+        command_line.seal.clone()
+    };
+    if let Err(error) = seal::seal(&databases) {
+        eprintln!("acctguard-launch: {}", chain(&error));
+        return CANNOT_SEAL;
+    }
+    if let Err(error) = capabilities::give_back(&command_line.give_back) {
+        eprintln!("acctguard-launch: {}", chain(&error));
+        return CANNOT_SEAL;
+    }
+    let error = program::replace(&command_line.program);
+    eprintln!("acctguard-launch: {}", chain(&error));
+    error.exit_code()
+}
