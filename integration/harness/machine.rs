@@ -1,0 +1,127 @@
+//! What a test needs of the machine: root, a mount namespace of its own, scratch space, root file systems, fixtures.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, unshare};
+use tempfile::TempDir;
+
+/// A folder on a tmpfs in a mount namespace of this thread's own.
+pub struct Scratch {
+    folder: TempDir,
+}
+
+impl Scratch {
+    /// Gives this thread, and what it starts, a mount namespace of its own and a tmpfs in it.
+    ///
+    /// # Panics
+    /// Without root.
+    pub fn new() -> Self {
+        assert!(nix::unistd::geteuid().is_root(), "root is needed to start containers: run integration/test with sudo");
+        unshare(CloneFlags::CLONE_NEWNS).expect("unshare a mount namespace: CAP_SYS_ADMIN is needed");
+        remount("/", MsFlags::MS_REC | MsFlags::MS_PRIVATE).expect("make mounts private");
+        leave_hybrid_cgroups();
+        let folder = tempfile::Builder::new().prefix("scratch-").tempdir().expect("temporary folder");
+        tmpfs(folder.path(), "mode=755");
+        Self { folder }
+    }
+
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// A new folder in it.
+    pub fn folder(&self, name: &str) -> PathBuf {
+        let path = self.path().join(name);
+        std::fs::create_dir_all(&path).expect("create folder");
+        path
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        if let Err(error) = umount2(self.folder.path(), MntFlags::MNT_DETACH) {
+            eprintln!("unmount {}: {error}", self.folder.path().display());
+        }
+    }
+}
+
+fn remount(path: &str, flags: MsFlags) -> nix::Result<()> {
+    mount(None::<&str>, path, None::<&str>, flags, None::<&str>)
+}
+
+/// Mounts a tmpfs on `folder`.
+pub fn tmpfs(folder: &Path, options: &str) {
+    mount(Some("tmpfs"), folder, Some("tmpfs"), MsFlags::empty(), Some(options)).expect("mount a tmpfs");
+}
+
+/// crun refuses a v2 hierarchy beside v1 controllers; here it is taken out of this namespace.
+fn leave_hybrid_cgroups() {
+    let mounts = std::fs::read_to_string("/proc/thread-self/mounts").expect("read the mounts");
+    let has = |kind: &str| mounts.lines().any(|line| line.split(' ').nth(2) == Some(kind));
+    if has("cgroup") {
+        for line in mounts.lines() {
+            let mut fields = line.split(' ').skip(1);
+            if let (Some(place), Some("cgroup2")) = (fields.next(), fields.next()) {
+                umount2(place, MntFlags::MNT_DETACH).expect("unmount the v2 cgroup hierarchy");
+            }
+        }
+    }
+}
+
+/// The repository.
+pub fn repository() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Where cargo put this package's programs.
+pub fn program(name: &str) -> PathBuf {
+    let own = std::env::current_exe().expect("own path");
+    let folder = own.parent().and_then(Path::parent).expect("target folder");
+    let path = folder.join(name);
+    assert!(path.exists(), "{} is missing: run cargo build", path.display());
+    path
+}
+
+fn target_folder() -> PathBuf {
+    program("acctguard").parent().and_then(Path::parent).expect("target folder").to_owned()
+}
+
+/// The root file system `small` or `large`, made when it is not there yet. Never written to: bundles lay an overlay on it.
+pub fn rootfs(size: &str) -> PathBuf {
+    static SMALL: OnceLock<PathBuf> = OnceLock::new();
+    static LARGE: OnceLock<PathBuf> = OnceLock::new();
+    let place = if size == "large" { &LARGE } else { &SMALL };
+    place
+        .get_or_init(|| {
+            let output = Command::new(repository().join("integration/rootfs"))
+                .arg(size)
+                .env("CARGO_TARGET_DIR", target_folder())
+                .stderr(Stdio::inherit())
+                .output()
+                .expect("start integration/rootfs");
+            assert!(output.status.success(), "integration/rootfs {size} failed: see its lines above");
+            PathBuf::from(String::from_utf8(output.stdout).expect("path").trim_end())
+        })
+        .clone()
+}
+
+/// The static program of `fixtures/calls.c`.
+pub fn calls_program() -> &'static [u8] {
+    static PROGRAM: OnceLock<Vec<u8>> = OnceLock::new();
+    PROGRAM.get_or_init(|| {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let output = folder.path().join("calls");
+        let status = Command::new("gcc")
+            .args(["-static", "-O1", "-Wall", "-Wextra", "-Werror", "-o"])
+            .arg(&output)
+            .arg(repository().join("integration/fixtures/calls.c"))
+            .status()
+            .expect("start gcc: install the Debian packages gcc and libc6-dev");
+        assert!(status.success(), "gcc could not compile fixtures/calls.c");
+        std::fs::read(output).expect("read the compiled fixture")
+    })
+}

@@ -1,0 +1,203 @@
+//! The real launcher against the real kernel: in a private mount namespace with an `/etc` of its own, so that nothing of the
+//! host is touched. Needs root and Linux 6.2; anything missing fails.
+
+use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
+use std::process::Output;
+
+const LAUNCHER: &str = env!("CARGO_BIN_EXE_acctguard-launch");
+
+/// A directory with a small `/etc`, bound over the real one for the commands of one test.
+struct Etc {
+    folder: tempfile::TempDir,
+}
+
+impl Etc {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().expect("folder");
+        let etc = folder.path();
+        std::fs::set_permissions(etc, std::fs::Permissions::from_mode(0o755)).expect("mode");
+        for (name, text) in [
+            ("passwd", "root:x:0:0::/root:/bin/sh\n"),
+            ("shadow", "root:*:1::::::\n"),
+            ("group", "root:x:0:\n"),
+            ("gshadow", "root:*::\n"),
+            ("hosts", "127.0.0.1 localhost\n"),
+        ] {
+            std::fs::write(etc.join(name), text).expect("file");
+        }
+        std::fs::create_dir(etc.join("app")).expect("directory");
+        Self { folder }
+    }
+
+    fn read(&self, name: &str) -> String {
+        std::fs::read_to_string(self.folder.path().join(name)).expect("file")
+    }
+
+    /// Runs the launcher with `options`, then `-- PROGRAM…`, under our `/etc`.
+    fn launch(&self, options: &[&str], program: &[&str]) -> Output {
+        let script = "set -e; mount --bind \"$0\" /etc; exec \"$@\"";
+        Command::new("unshare")
+            .args(["--mount", "--propagation", "private", "sh", "-c", script])
+            .arg(self.folder.path())
+            .arg(LAUNCHER)
+            .args(options)
+            .arg("--")
+            .args(program)
+            .env("LC_ALL", "C")
+            .output()
+            .expect("unshare(1) runs")
+    }
+
+    /// The error number (0 for none) that a Perl expression which is true on success leaves, under the seal.
+    fn errno_of(&self, expression: &str) -> i32 {
+        let program = format!("{expression} ? print 0 : print $!+0");
+        let output = self.launch(&[], &["perl", "-MFcntl", "-e", &program]);
+        assert!(output.status.success(), "{expression}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).parse().expect("a number")
+    }
+}
+
+#[test]
+fn databases_cannot_be_changed_and_everything_else_can() {
+    let etc = Etc::new();
+    let before: Vec<String> = ["passwd", "shadow", "group", "gshadow"].iter().map(|name| etc.read(name)).collect();
+    let eacces = nix::errno::Errno::EACCES as i32;
+    let exdev = nix::errno::Errno::EXDEV as i32;
+    for refused in [
+        r#"open(F, ">>", "/etc/passwd")"#,
+        r#"open(F, ">", "/etc/shadow")"#,
+        r#"sysopen(F, "/etc/group", O_RDWR)"#,
+        r#"sysopen(F, "/proc/self/root/etc/passwd", O_WRONLY)"#,
+        r#"truncate("/etc/passwd", 0)"#,
+        r#"rename("/etc/hosts", "/etc/passwd")"#,
+        r#"unlink("/etc/gshadow")"#,
+        r#"open(F, ">", "/etc/passwd+")"#,
+        r#"open(F, ">", "/etc/new.conf")"#,
+        r#"symlink("/tmp/x", "/etc/passwd.new")"#,
+        r#"mkdir("/newtop")"#,
+    ] {
+        assert_eq!(etc.errno_of(refused), eacces, "{refused} must be refused with EACCES");
+    }
+    // a rename from elsewhere: the kernel says EXDEV where LANDLOCK_ACCESS_FS_REFER is missing or the mounts differ
+    let from_elsewhere = r#"do { open(F, ">", "/etc/app/x"); close F; rename("/etc/app/x", "/etc/passwd") }"#;
+    assert!([eacces, exdev].contains(&etc.errno_of(from_elsewhere)), "{from_elsewhere}");
+    let after: Vec<String> = ["passwd", "shadow", "group", "gshadow"].iter().map(|name| etc.read(name)).collect();
+    assert_eq!(after, before, "the databases are as they were");
+
+    assert_eq!(
+        etc.errno_of(r#"do { open(F, ">>", "/etc/hosts") && print(F "10.0.0.1 db\n") }"#),
+        0,
+        "/etc/hosts in place"
+    );
+    for allowed in [
+        r#"open(F, "<", "/etc/passwd")"#,
+        r#"open(F, ">", "/etc/app/own.conf")"#,
+        r#"rename("/etc/app/own.conf", "/etc/app/other.conf")"#,
+        r#"open(F, ">", "/dev/null")"#,
+        r#"do { my $p = "/tmp/acctguard-launch.$$"; open(F, ">", $p) && unlink($p) }"#,
+    ] {
+        assert_eq!(etc.errno_of(allowed), 0, "{allowed} must work");
+    }
+    assert!(etc.read("hosts").contains("10.0.0.1 db"));
+}
+
+#[test]
+fn the_same_calls_succeed_without_the_seal() {
+    // proves that the refusals above come from the seal and not from the set-up
+    let etc = Etc::new();
+    let output =
+        etc.launch(&["--seal", "/nowhere/else"], &["sh", "-c", "echo mallory:x:0:0::/:/bin/sh >> /etc/passwd"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(etc.read("passwd").contains("mallory"));
+}
+
+#[test]
+fn a_database_of_one_s_own_is_sealed_too() {
+    let etc = Etc::new();
+    std::fs::write(etc.folder.path().join("app/users"), "").expect("file");
+    let output = etc.launch(&["--seal", "/etc/app/users"], &["sh", "-c", "echo x >> /etc/app/users"]);
+    assert!(!output.status.success() && etc.read("app/users").is_empty());
+}
+
+#[test]
+fn exit_codes_and_messages() {
+    let etc = Etc::new();
+    std::fs::write(etc.folder.path().join("app/plain"), "#!/bin/sh\n").expect("file");
+    let no_format = etc.folder.path().join("app/no-format");
+    std::fs::write(&no_format, "echo a shell ran this\n").expect("file");
+    std::fs::set_permissions(&no_format, std::fs::Permissions::from_mode(0o755)).expect("mode");
+    for (options, program, code, words) in [
+        (&[][..], &["no-such-program"][..], 127, "executable file not found in $PATH"),
+        (&[], &["/no/such/program"], 127, "No such file"),
+        (&[], &["/etc/app/plain"], 126, "Permission denied"),
+        (&[], &["/etc/app/no-format"], 126, "Exec format error"),
+        (&["--seal", "relative"], &["true"], 64, "not absolute"),
+        (&["--give-back", "CAP_NONSENSE"], &["true"], 64, "no capability"),
+        (&[], &["sh", "-c", "exit 7"], 7, ""),
+    ] {
+        let output = etc.launch(options, program);
+        let message = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(code), "{program:?}: {message}");
+        assert!(message.contains(words), "{program:?}: {message}");
+        assert!(code == 64 || message.lines().count() <= 1, "one line: {message}");
+    }
+}
+
+#[test]
+fn without_the_power_to_seal_nothing_starts() {
+    // where another user may run it
+    let shared = tempfile::tempdir().expect("folder");
+    std::fs::set_permissions(shared.path(), std::fs::Permissions::from_mode(0o755)).expect("mode");
+    let launcher = shared.path().join("launch");
+    std::fs::copy(LAUNCHER, &launcher).expect("copy");
+    let output = Command::new("setpriv")
+        .args(["--reuid", "65534", "--clear-groups"])
+        .arg(&launcher)
+        .args(["--", "echo", "started"])
+        .output()
+        .expect("setpriv(1) runs");
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(125), "{message}");
+    assert!(message.contains("CAP_SYS_ADMIN") && output.stdout.is_empty(), "{message}");
+    let output = Command::new("setpriv")
+        .args(["--reuid", "65534", "--clear-groups", "--no-new-privs"])
+        .arg(&launcher)
+        .args(["--", "echo", "started"])
+        .output()
+        .expect("setpriv(1) runs");
+    assert_eq!(output.stdout, b"started\n", "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn lent_capabilities_are_gone_from_all_sets() {
+    let etc = Etc::new();
+    let status = |options: &[&str]| -> Vec<u64> {
+        let output = etc.launch(options, &["cat", "/proc/self/status"]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"]
+            .iter()
+            .map(|name| {
+                let line = text.lines().find(|line| line.starts_with(name)).expect("a line of status");
+                u64::from_str_radix(line.split_whitespace().nth(1).expect("a value"), 16).expect("hex")
+            })
+            .collect()
+    };
+    let lent = 1 << caps::Capability::CAP_SYS_ADMIN.index() | 1 << caps::Capability::CAP_SETPCAP.index();
+    let kept = status(&[]);
+    let given_back = status(&["--give-back", "CAP_SYS_ADMIN", "--give-back", "CAP_SETPCAP"]);
+    let expected: Vec<u64> = kept.iter().map(|set| set & !lent).collect();
+    assert_eq!(given_back, expected, "nothing but the lent ones is gone");
+    assert_ne!(kept, given_back);
+}
+
+#[test]
+fn the_launcher_leaves_no_descriptor_and_keeps_arguments_and_environment() {
+    let etc = Etc::new();
+    let script = "ls /proc/self/fd | wc -l; printf '%s|' \"$@\"; env | grep -v '^_=' | sort";
+    let plain = Command::new("sh").args(["-c", script, "argv0", "a b", ""]).env("LC_ALL", "C").output().expect("sh");
+    let launched = etc.launch(&[], &["sh", "-c", script, "argv0", "a b", ""]);
+    assert_eq!(String::from_utf8_lossy(&launched.stdout), String::from_utf8_lossy(&plain.stdout));
+    assert!(String::from_utf8_lossy(&launched.stdout).contains("a b||"));
+}
