@@ -492,14 +492,16 @@ fn profile() -> impl Strategy<Value = Value> {
     )
 }
 
-/// Always the same profiles, so that a change is judged by itself; `ACCTGUARD_PROOF_CASES=N` looks at N others.
+/// Always the same profiles, so that a change is judged by itself; `ACCTGUARD_PROOF_CASES=N` looks at N others. Profiles that
+/// libseccomp itself refuses or compiles wrongly prove nothing; more than a few of them (23 beside the 2,000) are a failure.
 /// About one random profile in 40,000 keeps libseccomp 2.5.4 busy for ever before any merge: run those under timeout(1).
 fn config() -> ProptestConfig {
     let cases = std::env::var("ACCTGUARD_PROOF_CASES").ok().and_then(|text| text.parse().ok());
+    let count = cases.unwrap_or(2000);
     ProptestConfig {
-        cases: cases.unwrap_or(2000),
+        cases: count,
         max_shrink_iters: 400,
-        max_global_rejects: 100_000,
+        max_global_rejects: count / 40,
         failure_persistence: None,
         rng_seed: if cases.is_none() { RngSeed::Fixed(1239) } else { RngSeed::Random },
         ..ProptestConfig::default()

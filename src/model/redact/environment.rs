@@ -1,4 +1,5 @@
-//! Values of environment variables in command lines: `podman run -e NAME=VALUE`, `--env NAME=VALUE`, `--env=NAME=VALUE`.
+//! Values of environment variables in command lines: `podman run -e NAME=VALUE`, `--env NAME=VALUE`, `--env=NAME=VALUE`,
+//! `env NAME=VALUE program`. Assignments inside a shell text are hidden by their names only (`shell_text`).
 
 use crate::model::redact::REDACTED;
 
@@ -25,7 +26,14 @@ pub(super) fn words(words: &[String]) -> Vec<String> {
     let base = |word: &String| word.rsplit('/').next().unwrap_or_default().to_owned();
     let sets_by_letter = words.iter().take(NAME_WORDS).map(base).any(|name| CONTAINER_TOOLS.contains(&name.as_str()));
     let mut value_next = false;
+    let mut of_env = false;
     let mut show = |word: &String| {
+        // env(1): options, then assignments, then the program
+        let assigns = of_env && word.contains('=') && !word.starts_with('-');
+        of_env = word == "env" || word.ends_with("/env") || (of_env && (assigns || word.starts_with('-')));
+        if assigns {
+            return variable(word);
+        }
         if std::mem::take(&mut value_next) {
             return variable(word);
         }
@@ -72,6 +80,8 @@ mod tests {
             (&["sed", "-e", "s/a=b/c/"], &["sed", "-e", "s/a=b/c/"]),
             (&["webpack", "--env", "production"], &["webpack", "--env", "production"]),
             (&["podman", "run", "-e"], &["podman", "run", "-e"]),
+            (&["env", "A=b", "C=d", "prog", "E=f"], &["env", "A=[redacted]", "C=[redacted]", "prog", "E=f"]),
+            (&["sudo", "/usr/bin/env", "-i", "A=b", "sh"], &["sudo", "/usr/bin/env", "-i", "A=[redacted]", "sh"]),
         ] {
             let given: Vec<String> = given.iter().map(|word| (*word).to_owned()).collect();
             assert_eq!(words(&given), expected, "{given:?}");
