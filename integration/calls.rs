@@ -48,8 +48,7 @@ fn expected(name: &str) -> (&'static [&'static str], Option<&'static str>, &'sta
     const NEW: Option<&str> = Some("/srv/accounts/new");
     const HELD: Option<&str> = Some("/var/lib/extrausers/");
     match name {
-        // A handle names no path: what cannot be resolved is never taken for harmless.
-        "open_by_handle_at" => (&["open_by_handle_at"], None, "unresolved"),
+        "open_by_handle_at" => (&["open_by_handle_at"], HELD, "writes"),
         "umount2" => (&["umount2", "umount"], HELD, "replaces_ancestor"),
         "rename" => (&["rename"], PASSWD, "replaces"),
         "renameat" => (&["renameat"], PASSWD, "replaces"),

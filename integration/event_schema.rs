@@ -171,6 +171,10 @@ fn state() -> AccountState {
         shell: text("/bin/sh"),
         password: text("[redacted]"),
         members: Some(list(&["alice"])),
+        mode: text("0640"),
+        owner: text("0:42"),
+        acl: text("user::rw-"),
+        links: Some(1),
     }
 }
 
@@ -329,6 +333,18 @@ fn events_that_are_wrong_are_refused() {
         damage(&mut value);
         assert!(!problems(&value).is_empty(), "{what} must not be valid");
     }
+}
+
+#[test]
+fn the_words_of_changes_are_the_published_ones() {
+    let schema = schema();
+    let published: BTreeSet<&str> = schema["$defs"]["change"]["properties"]["change"]["enum"]
+        .as_array()
+        .expect("an enumeration")
+        .iter()
+        .filter_map(Value::as_str)
+        .collect();
+    assert_eq!(published, acctguard::model::account::diff::KINDS.into_iter().collect());
 }
 
 /// `definition.property` for every property of every object in the schema.

@@ -2,6 +2,7 @@
 
 mod accounts;
 mod bad_input;
+mod call_findings;
 mod calls;
 mod cli;
 mod creation;

@@ -277,6 +277,7 @@ fn change(change: &Change) -> String {
         "database_created" => format!("database {database} {}", done("created")),
         "database_removed" => format!("database {database} {}", done("removed")),
         "database_changed" => format!("database {database} {}", done("changed")),
+        "permissions_changed" => format!("permissions of {database} {}{}", done("changed"), differences(change)),
         other => format!("{} of {name} in {database}", text(other)),
     };
     if change.flags.is_empty() { what } else { format!("{what} [{}]", words(&change.flags, MAX_ARGUMENTS)) }
@@ -310,7 +311,7 @@ fn differences(change: &Change) -> String {
     if parts.is_empty() { String::new() } else { format!(" ({})", parts.join(", ")) }
 }
 
-fn fields(state: &AccountState) -> [(&'static str, Option<String>); 7] {
+fn fields(state: &AccountState) -> [(&'static str, Option<String>); 11] {
     [
         ("uid", state.uid.map(|uid| uid.to_string())),
         ("gid", state.gid.map(|gid| gid.to_string())),
@@ -319,6 +320,10 @@ fn fields(state: &AccountState) -> [(&'static str, Option<String>); 7] {
         ("shell", state.shell.clone()),
         ("password", state.password.clone()),
         ("members", state.members.as_ref().map(|members| members.join(","))),
+        ("mode", state.mode.clone()),
+        ("owner", state.owner.clone()),
+        ("acl", state.acl.clone()),
+        ("names", state.links.map(|links| links.to_string())),
     ]
 }
 

@@ -12,6 +12,7 @@ use rustix::process::PidfdFlags;
 use rustix::process::PidfdGetfdFlags;
 
 use crate::kernel::Errno;
+use crate::kernel::process::Facts;
 
 /// What went wrong with a process descriptor.
 #[derive(Debug, thiserror::Error)]
@@ -58,6 +59,27 @@ pub fn open(pid: u32) -> Result<Process, PidfdError> {
         Ok(fd) => Ok(Process { fd }),
         Err(Errno::SRCH) => Err(PidfdError::Gone(pid)),
         Err(source) => Err(PidfdError::Open { pid, source }),
+    }
+}
+
+/// `PIDFD_THREAD` of pidfd_open(2): Linux 6.9. The value is `O_EXCL`'s.
+const PIDFD_THREAD: u32 = 0o200;
+
+/// A copy of descriptor `number` of thread `tid`, which may have a descriptor table of its own (clone(2), CLONE_FILES). Before
+/// Linux 6.9 that of its process. Close-on-exec.
+///
+/// # Errors
+/// [`PidfdError`].
+pub fn copy_descriptor_of_thread(tid: u32, number: i32) -> Result<OwnedFd, PidfdError> {
+    let thread = i32::try_from(tid).ok().and_then(Pid::from_raw).ok_or(PidfdError::Gone(tid))?;
+    match rustix::process::pidfd_open(thread, PidfdFlags::from_bits_retain(PIDFD_THREAD)) {
+        Ok(fd) => Process { fd }.copy_descriptor(number),
+        Err(Errno::SRCH) => Err(PidfdError::Gone(tid)),
+        Err(Errno::INVAL) => {
+            let leader = Facts::read(tid).map_err(|_| PidfdError::Gone(tid))?.pid;
+            open(leader)?.copy_descriptor(number)
+        }
+        Err(source) => Err(PidfdError::Open { pid: tid, source }),
     }
 }
 
@@ -112,6 +134,8 @@ mod tests {
         let process = open(pid).expect("open");
         assert!(process.still_alive().expect("alive"));
         assert!(process.copy_descriptor(0).is_ok());
+        assert!(copy_descriptor_of_thread(pid, 0).is_ok());
+        assert!(matches!(copy_descriptor_of_thread(0, 0), Err(PidfdError::Gone(0))));
         assert!(matches!(process.copy_descriptor(-1), Err(PidfdError::Copy { source: Errno::BADF, .. })));
         child.kill();
         assert!(!process.still_alive().expect("dead"));

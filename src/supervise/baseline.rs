@@ -5,7 +5,9 @@ use std::os::fd::BorrowedFd;
 
 use crate::kernel::foreign_root;
 use crate::kernel::foreign_root::FileError;
+use crate::kernel::foreign_root::RootFile;
 use crate::model::account::Databases;
+use crate::model::account::Permissions;
 use crate::model::attempt::DatabasePath;
 use crate::model::redact;
 
@@ -14,6 +16,9 @@ const MAX_DATABASE_BYTES: usize = 64 * 1024 * 1024;
 
 /// Most files of a directory of databases that are read.
 const MAX_FILES: usize = 4096;
+
+/// The bits of `st_mode` that are permissions (inode(7)).
+const PERMISSION_BITS: u32 = 0o7777;
 
 /// Why the databases of a container could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -32,11 +37,16 @@ pub struct BaselineError {
 /// [`BaselineError`] for one that exists and cannot be read, or is too large.
 pub fn snapshot(root: BorrowedFd<'_>, databases: &[DatabasePath]) -> Result<Databases, BaselineError> {
     let mut files = BTreeMap::new();
+    let mut permissions = Vec::new();
+    let mut keep = |path: DatabasePath, file: RootFile| {
+        permissions.push((path.clone(), permissions_of(&file)));
+        files.insert(path, file.bytes);
+    };
     for database in databases {
         let failed = |source| BaselineError { database: database.to_string(), source };
         let Some(directory) = database.as_str().strip_suffix('/') else {
-            if let Some(bytes) = read(root, database.as_str().as_bytes()).map_err(failed)? {
-                files.insert(database.clone(), bytes);
+            if let Some(file) = read(root, database.as_str().as_bytes()).map_err(failed)? {
+                keep(database.clone(), file);
             }
             continue;
         };
@@ -45,17 +55,31 @@ pub fn snapshot(root: BorrowedFd<'_>, databases: &[DatabasePath]) -> Result<Data
             // a name that is no clean UTF-8 cannot be a `DatabasePath` as it is
             let shown = DatabasePath::new(&format!("{directory}/{}", redact::printable(&name)));
             let path = [directory.as_bytes(), b"/", &name].concat();
-            if let (Ok(shown), Some(bytes)) = (shown, read(root, &path).map_err(failed)?) {
-                files.insert(shown, bytes);
+            if let (Ok(shown), Some(file)) = (shown, read(root, &path).map_err(failed)?) {
+                keep(shown, file);
             }
         }
     }
-    Ok(Databases::parse(files))
+    let mut databases = Databases::parse(files);
+    for (path, permissions) in permissions {
+        databases.set_permissions(&path, permissions);
+    }
+    Ok(databases)
 }
 
-fn read(root: BorrowedFd<'_>, path: &[u8]) -> Result<Option<Vec<u8>>, FileError> {
+fn permissions_of(file: &RootFile) -> Permissions {
+    Permissions {
+        mode: file.mode & PERMISSION_BITS,
+        uid: file.uid,
+        gid: file.gid,
+        links: file.links,
+        acl: file.acl.clone(),
+    }
+}
+
+fn read(root: BorrowedFd<'_>, path: &[u8]) -> Result<Option<RootFile>, FileError> {
     match foreign_root::read_file_in_root(root, path, MAX_DATABASE_BYTES) {
-        Ok(file) => Ok(file.map(|file| file.bytes)),
+        Ok(file) => Ok(file),
         Err(FileError::NotRegular { .. }) => Ok(None),
         Err(error) => Err(error),
     }

@@ -82,6 +82,8 @@ struct State {
     changed: Option<(Moment, Moment)>,
     writers: Vec<Writer>,
     unreadable: bool,
+    /// Somebody was let change the root of all processes.
+    root_moves: bool,
     unrecorded: Option<(u64, String)>,
     counts: Counts,
 }
@@ -124,6 +126,7 @@ impl Case {
             changed: None,
             writers: Vec::new(),
             unreadable: false,
+            root_moves: false,
             unrecorded: None,
             counts: Counts::default(),
         };
@@ -204,6 +207,7 @@ impl Case {
         if sighting.outcome == Outcome::Blocked {
             state.counts.blocked = state.counts.blocked.saturating_add(1);
         }
+        state.root_moves |= sighting.outcome != Outcome::Blocked && sighting.seen.attempt.call == "pivot_root";
         let position = state.acts.iter().position(|act| act.takes(&sighting));
         let shown = sighting.clone();
         let (is_first, incident) = match position.and_then(|position| state.acts.get_mut(position)) {
@@ -290,7 +294,7 @@ impl Case {
     /// should that take long (a file system of the container's that hangs), only this container's findings wait.
     fn conclude(&self, now: Moment, ending: Ending, is_due: impl FnOnce(&State) -> bool) -> Vec<Event> {
         let _one_at_a_time = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
-        let (mut ended, before, watched) = {
+        let (mut ended, before, watched, root_moves) = {
             let mut state = self.state();
             if !is_due(&state) {
                 return Vec::new();
@@ -298,8 +302,12 @@ impl Case {
             let first_change = state.changed.take().map_or(now, |(first, _)| first);
             let acts = std::mem::take(&mut state.acts);
             let writers = std::mem::take(&mut state.writers);
-            (Ended { acts, writers, first_change }, state.known.clone(), Arc::clone(&state.watched))
+            let root_moves = std::mem::take(&mut state.root_moves).then_some(state.identity.init);
+            (Ended { acts, writers, first_change }, state.known.clone(), Arc::clone(&state.watched), root_moves)
         };
+        if let Some(init) = root_moves {
+            self.surroundings.follow_root(init);
+        }
         let read = self.surroundings.snapshot(&watched);
         let policy = self.policy.current();
         // other databases than before: what they hold now is where they begin

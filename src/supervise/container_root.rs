@@ -40,7 +40,7 @@ pub struct ContainerRoot {
     root: OwnedFd,
     /// Keeps what is mounted below the root where it is after the last process has gone: a database on a mount of its own
     /// would look removed, or replaced by what lies below, when the databases are read for the last time.
-    _mounts: Option<OwnedFd>,
+    mounts: Option<OwnedFd>,
     directories: Mutex<Directories>,
 }
 
@@ -55,7 +55,7 @@ impl ContainerRoot {
     /// Takes a root directory (`O_PATH`) as it is seen from here.
     #[must_use]
     pub fn new(root: OwnedFd) -> Self {
-        Self { root, _mounts: None, directories: Mutex::default() }
+        Self { root, mounts: None, directories: Mutex::default() }
     }
 
     /// The root directory of process `pid`, with the mount namespace it stands in held as long (mount_namespaces(7): its mounts
@@ -72,13 +72,22 @@ impl ContainerRoot {
         let theirs = rustix::fs::fstat(&root).ok()?;
         let ours = rustix::fs::stat("/").ok()?;
         let is_ours = (theirs.st_dev, theirs.st_ino) == (ours.st_dev, ours.st_ino);
-        (!is_ours).then(|| Self { root, _mounts: Some(mounts), directories: Mutex::default() })
+        (!is_ours).then(|| Self { root, mounts: Some(mounts), directories: Mutex::default() })
     }
 
     /// The descriptor.
     #[must_use]
     pub fn as_fd(&self) -> BorrowedFd<'_> {
         self.root.as_fd()
+    }
+
+    /// Whether both are one directory of one mount namespace.
+    #[must_use]
+    pub fn is_same_directory(&self, other: &Self) -> bool {
+        let identity = |of: &Self| rustix::fs::fstat(&of.root).ok().map(|status| (status.st_dev, status.st_ino));
+        identity(self).is_some()
+            && identity(self) == identity(other)
+            && self.mount_namespace() == other.mount_namespace()
     }
 
     fn directories(&self) -> MutexGuard<'_, Directories> {
@@ -166,6 +175,11 @@ impl RootView for ContainerRoot {
         let path = if path.is_empty() { "/" } else { &path };
         let found = foreign_root::identify_in_root(self.root.as_fd(), path.as_bytes()).ok().flatten();
         Place { object: found.map(object_of), ..Place::default() }
+    }
+
+    fn mount_namespace(&self) -> Option<ObjectId> {
+        let status = rustix::fs::fstat(self.mounts.as_ref()?).ok()?;
+        Some(ObjectId { device: status.st_dev, inode: status.st_ino })
     }
 
     fn names(&self, directory: &str, max: usize) -> Vec<Vec<u8>> {

@@ -25,6 +25,9 @@ pub trait RootView {
     /// Where `path` leads, last link followed or not.
     fn look_up(&self, path: &str, follow: Follow) -> Place;
 
+    /// The container's mount namespace; `None` when it is not known.
+    fn mount_namespace(&self) -> Option<ObjectId>;
+
     /// Names in a directory, at most `max`; none when it does not exist.
     fn names(&self, directory: &str, max: usize) -> Vec<Vec<u8>>;
 }
@@ -168,8 +171,14 @@ impl Ancestors {
         let found = self.entries.iter().find(|(_, entry)| matches(entry)).map(|(database, _)| database);
         found.or_else(|| {
             let is_root = id.is_some() && id == self.root;
-            self.entries.first().map(|(database, _)| database).filter(|_| is_root)
+            self.any().filter(|_| is_root)
         })
+    }
+
+    /// Any database: what a new root takes away.
+    #[must_use]
+    pub fn any(&self) -> Option<&DatabasePath> {
+        self.entries.first().map(|(database, _)| database)
     }
 
     /// Whether the object at `place` is the container's root itself.

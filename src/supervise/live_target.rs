@@ -20,6 +20,7 @@ use crate::kernel::Errno;
 use crate::kernel::foreign_root;
 use crate::kernel::foreign_root::Base;
 use crate::kernel::foreign_root::FileError;
+use crate::kernel::foreign_root::FileHandle;
 use crate::kernel::foreign_root::Follow;
 use crate::kernel::foreign_root::Found;
 use crate::kernel::foreign_root::ResolveError;
@@ -173,6 +174,16 @@ impl Target for LiveTarget<'_> {
     fn object(&self, base: Base) -> Result<Object, TargetError> {
         let found = self.found(base);
         self.valid(found)?.map(object_of)
+    }
+
+    fn by_handle(&self, mount: i32, kind: i32, handle: Vec<u8>) -> Result<Object, TargetError> {
+        let found = self.task()?.object_by_handle(mount, FileHandle { kind, bytes: handle });
+        self.valid(found)?.map(object_of).map_err(refused)
+    }
+
+    fn mount_namespace(&self) -> Result<ObjectId, TargetError> {
+        let namespace = self.task()?.mount_namespace();
+        self.valid(namespace)?.map(|(device, inode)| ObjectId { device, inode }).map_err(refused)
     }
 
     /// `STATX_ATTR_MOUNT_ROOT`, Linux 5.8 (statx(2)).

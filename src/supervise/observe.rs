@@ -114,8 +114,8 @@ impl Observer<'_> {
         match *operation {
             Operation::Open { path, flags } => self.open(path, flags),
             Operation::OpenHow { base, pointer, how, how_bytes } => self.open_how(base, pointer, how, how_bytes),
-            Operation::OpenByHandle { flags } if flags.writes() => {
-                Ok(vec![self.without_database(Effect::Unresolved, None, flags.names())])
+            Operation::OpenByHandle { mount, handle, flags } if flags.writes() => {
+                self.open_by_handle(mount, handle, flags)
             }
             Operation::Rename { old, new, flags } => self.rename(old, new, flags),
             Operation::Link { old, new } => self.link(old, new),
@@ -136,8 +136,9 @@ impl Observer<'_> {
             }
             Operation::Unmount { path } => self.unmount(path),
             Operation::Execute { path, argv, pointer_bytes } => self.execute(path, argv, pointer_bytes),
+            Operation::PivotRoot { new_root } => self.pivot_root(new_root),
             Operation::IoUringSetup => Ok(vec![self.without_database(Effect::Bypasses, None, Vec::new())]),
-            // an empty directory holds no database, and a new root only changes how later paths are read
+            // an empty directory holds no database, and chroot only changes how the caller's later paths are read
             Operation::Unlink { directory: true, .. }
             | Operation::OpenByHandle { .. }
             | Operation::OpenTree { clone: false, .. }
@@ -259,6 +260,37 @@ impl Observer<'_> {
         let asked = self.target.path(pointer)?;
         let place = self.target.resolve_below(base, &asked, follow)?;
         Ok(self.opened(&Argument { asked, place }, open_flags).into_iter().collect())
+    }
+
+    /// open_by_handle_at(2): `struct file_handle { u32 handle_bytes; i32 handle_type; u8 f_handle[]; }`.
+    fn open_by_handle(&self, mount: i32, handle: u64, flags: OpenFlags) -> SeenOrError {
+        const MAX_HANDLE_SZ: u32 = 128;
+        let head = self.target.bytes(handle, 8)?;
+        let number = |from: usize| Some(u32::from_le_bytes(*head.get(from..)?.first_chunk::<4>()?));
+        let (Some(length), Some(kind)) = (number(0), number(4)) else { return Ok(Vec::new()) };
+        if length == 0 || length > MAX_HANDLE_SZ {
+            return Err(TargetError::Unreadable { address: handle, errno: Errno::INVAL });
+        }
+        let bytes = self.target.bytes(handle.wrapping_add(8), length as usize)?;
+        let object = self.target.by_handle(mount, kind.cast_signed(), bytes)?;
+        let argument = Argument { asked: Vec::new(), place: Place { object: Some(object), ..Place::default() } };
+        Ok(self.object(Effect::Writes, &argument, flags.names()).into_iter().collect())
+    }
+
+    /// pivot_root(2): "changes the root mount in the mount namespace of the calling process", and with it the root of all
+    /// processes there. In a mount namespace of the caller's own it takes no database from anybody else.
+    fn pivot_root(&self, new_root: PathArgument) -> SeenOrError {
+        let theirs = self.target.mount_namespace()?;
+        if self.guarded.root.mount_namespace().is_some_and(|namespace| namespace != theirs) {
+            return Ok(Vec::new());
+        }
+        let new_root = self.argument(new_root)?;
+        let ancestors = self.ancestors();
+        let database = ancestors.any().or(self.guarded.databases.first());
+        Ok(database
+            .map(|database| self.attempt(Effect::ReplacesAncestor, database, &new_root, Vec::new()))
+            .into_iter()
+            .collect())
     }
 
     fn proposed(&self, from: &Argument) -> Option<Vec<u8>> {

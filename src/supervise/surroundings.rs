@@ -19,6 +19,9 @@ pub trait Surroundings: Send + Sync {
     /// [`BaselineError`].
     fn snapshot(&self, databases: &[DatabasePath]) -> Result<Databases, BaselineError>;
 
+    /// Goes on with the root directory of process `init` where that is another one by now: somebody called pivot_root(2).
+    fn follow_root(&self, init: u32);
+
     /// Whether a process still runs.
     fn is_alive(&self, acting: &Acting) -> bool;
 
@@ -36,6 +39,14 @@ impl Surroundings for LiveSurroundings {
     fn snapshot(&self, databases: &[DatabasePath]) -> Result<Databases, BaselineError> {
         let root = Arc::clone(&self.root.read().unwrap_or_else(PoisonError::into_inner));
         baseline::snapshot(root.as_fd(), databases)
+    }
+
+    fn follow_root(&self, init: u32) {
+        let Some(moved) = ContainerRoot::of_process(init) else { return };
+        let mut root = self.root.write().unwrap_or_else(PoisonError::into_inner);
+        if !moved.is_same_directory(&root) {
+            *root = Arc::new(moved);
+        }
     }
 
     fn is_alive(&self, acting: &Acting) -> bool {

@@ -160,6 +160,18 @@ pub trait Target {
     /// [`TargetError::Nowhere`] with `EBADF` for a descriptor that is not open.
     fn object(&self, base: Base) -> Result<Object, TargetError>;
 
+    /// What a file handle of type `kind` means on the file system of the process's descriptor `mount`.
+    ///
+    /// # Errors
+    /// [`TargetError::Nowhere`] when open_by_handle_at(2) fails for the process too.
+    fn by_handle(&self, mount: i32, kind: i32, handle: Vec<u8>) -> Result<Object, TargetError>;
+
+    /// The mount namespace that it is in.
+    ///
+    /// # Errors
+    /// [`TargetError::Gone`], [`TargetError::Unable`].
+    fn mount_namespace(&self) -> Result<ObjectId, TargetError>;
+
     /// Whether the object is the root of a mount; `None` when that cannot be told.
     fn is_mount_root(&self, object: &Object) -> Option<bool>;
 

@@ -19,6 +19,8 @@ use crate::kernel::foreign_root::object::device_of;
 
 /// How often a resolution that a rename disturbed is tried again (openat2(2), `EAGAIN`).
 const ATTEMPTS: u32 = 64;
+/// Longest access list that is read; a longer one counts as none.
+const MAX_ACL_BYTES: usize = 4096;
 /// How much is read at a time.
 const CHUNK_BYTES: usize = 65_536;
 
@@ -69,6 +71,16 @@ pub struct RootFile {
     pub inode: u64,
     /// Size when it was opened; `bytes` may differ when somebody was writing.
     pub size: u64,
+    /// `st_mode`: type and permissions.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Number of hard links.
+    pub links: u64,
+    /// Value of `system.posix_acl_access` (acl(5)), when there is one.
+    pub acl: Option<Vec<u8>>,
     /// Last change of the content, nanoseconds since 1970.
     pub modified_ns: i64,
     /// Last change of content or attributes, nanoseconds since 1970.
@@ -97,10 +109,22 @@ pub fn read_file_in_root(root: BorrowedFd<'_>, path: &[u8], max_bytes: usize) ->
         device: device_of(&status),
         inode: status.stx_ino,
         size: status.stx_size,
+        mode: u32::from(status.stx_mode),
+        uid: status.stx_uid,
+        gid: status.stx_gid,
+        links: u64::from(status.stx_nlink),
+        acl: access_list(&file),
         modified_ns: nanoseconds(&status.stx_mtime),
         changed_ns: nanoseconds(&status.stx_ctime),
         bytes,
     }))
+}
+
+/// The access list of `file`; `None` when it has none, or its file system knows none.
+fn access_list(file: &OwnedFd) -> Option<Vec<u8>> {
+    let mut value = Vec::with_capacity(MAX_ACL_BYTES);
+    rustix::fs::fgetxattr(file, c"system.posix_acl_access", rustix::buffer::spare_capacity(&mut value)).ok()?;
+    Some(value)
 }
 
 /// Names in the directory `path` below `root`, without `.` and `..`, sorted. Empty when there is no such directory.

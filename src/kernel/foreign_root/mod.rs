@@ -13,10 +13,12 @@
 //! | `fast_path` | the directory part in one openat2(2), where that is exact |
 //! | `magic_links` | procfs: `self`, `thread-self`, and links that are not text |
 //! | `object` | what an `O_PATH` descriptor refers to |
+//! | `handles` | file handles, open_by_handle_at(2) |
 //! | `files` | bounded reading of regular files below a container's root |
 
 mod fast_path;
 mod files;
+mod handles;
 mod magic_links;
 mod object;
 mod walker;
@@ -42,6 +44,7 @@ pub use files::RootFile;
 pub use files::identify_in_root;
 pub use files::list_directory_in_root;
 pub use files::read_file_in_root;
+pub use handles::FileHandle;
 pub use object::Found;
 
 use object::Identity;
@@ -172,6 +175,26 @@ impl Task {
     pub fn descriptor_path(&self, number: i32) -> Option<Vec<u8>> {
         let object = self.open_descriptor(number).ok()?;
         self.path_of(object.as_fd())
+    }
+
+    /// What file handle `handle` means on the file system of the thread's descriptor `mount` (-100: its working directory).
+    ///
+    /// # Errors
+    /// [`ResolveError::Answer`] with what open_by_handle_at(2) answers the thread too: `ESTALE`, `EBADF`, `EINVAL`.
+    pub fn object_by_handle(&self, mount: i32, handle: FileHandle) -> Result<Found, ResolveError> {
+        handles::object(self, mount, handle)
+    }
+
+    /// Device and inode of the thread's mount namespace (namespaces(7)).
+    ///
+    /// # Errors
+    /// [`ResolveError::TaskGone`], [`ResolveError::Unable`].
+    pub fn mount_namespace(&self) -> Result<(u64, u64), ResolveError> {
+        match rustix::fs::stat(format!("/proc/{}/ns/mnt", self.tid)) {
+            Ok(status) => Ok((status.st_dev, status.st_ino)),
+            Err(Errno::NOENT | Errno::SRCH) => Err(ResolveError::TaskGone { tid: self.tid }),
+            Err(source) => Err(ResolveError::Unable { step: "ask for the mount namespace of a thread", source }),
+        }
     }
 
     fn open_cwd(&self) -> Result<OwnedFd, ResolveError> {

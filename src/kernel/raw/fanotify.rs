@@ -1,4 +1,4 @@
-//! fanotify(7) groups and marks, and file handles, name_to_handle_at(2).
+//! fanotify(7) groups and marks, and file handles: name_to_handle_at(2), open_by_handle_at(2).
 
 use std::os::fd::AsRawFd;
 use std::os::fd::BorrowedFd;
@@ -61,6 +61,26 @@ fn name_to_handle(object: BorrowedFd<'_>, flags: i32) -> Result<FileHandle, Errn
     let length = usize::try_from(buffer.bytes).map_err(|_| Errno::OVERFLOW)?;
     let bytes = buffer.handle.get(..length).ok_or(Errno::OVERFLOW)?.to_vec();
     Ok(FileHandle { kind: buffer.kind, bytes })
+}
+
+/// open_by_handle_at(2) for nothing but the identity of the object (`O_PATH`). `mount` must not be an `O_PATH` descriptor.
+///
+/// # Errors
+/// `ESTALE` when the handle means nothing on that file system, `EINVAL` for one that is too long, `EBADF`, `EPERM` without
+/// CAP_DAC_READ_SEARCH.
+pub fn open_by_handle(mount: BorrowedFd<'_>, handle: &FileHandle) -> Result<OwnedFd, Errno> {
+    let mut buffer = HandleBuffer { bytes: 0, kind: handle.kind, handle: [0; HANDLE_ROOM] };
+    let room = buffer.handle.get_mut(..handle.bytes.len()).ok_or(Errno::INVAL)?;
+    room.copy_from_slice(&handle.bytes);
+    buffer.bytes = u32::try_from(handle.bytes.len()).map_err(|_| Errno::INVAL)?;
+    let flags = libc::O_PATH | libc::O_CLOEXEC;
+    // SAFETY: the kernel reads the 8-byte head and the `bytes` behind it, which lie within `buffer` (size test below).
+    let fd = check(unsafe {
+        libc::syscall(libc::SYS_open_by_handle_at, mount.as_raw_fd(), std::ptr::from_ref(&buffer), flags)
+    })?;
+    let fd = i32::try_from(fd).map_err(|_| Errno::BADF)?;
+    // SAFETY: the kernel has just made this descriptor for us; nobody else has it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// `f_fsid` of fstatfs(2), byte for byte: what fanotify names a file system by. rustix and nix keep it to themselves.
@@ -126,6 +146,13 @@ mod tests {
         let handle = handle_of(one.as_fd()).expect("handle");
         assert_eq!(handle, handle_of(two.as_fd()).expect("handle"));
         assert!(!handle.bytes.is_empty());
-        assert_ne!(Some(handle), handle_of(other.as_fd()).ok());
+        assert_ne!(Some(&handle), handle_of(other.as_fd()).ok().as_ref());
+        let opened = open_by_handle(one.as_fd(), &handle).expect("open by handle");
+        let identity = |fd: BorrowedFd<'_>| rustix::fs::fstat(fd).map(|status| (status.st_dev, status.st_ino));
+        assert_eq!(identity(opened.as_fd()), identity(one.as_fd()));
+        let stale = FileHandle { bytes: vec![0xFF; handle.bytes.len()], ..handle.clone() };
+        assert_eq!(open_by_handle(one.as_fd(), &stale).err(), Some(Errno::STALE));
+        let long = FileHandle { bytes: vec![0; HANDLE_ROOM + 1], ..handle };
+        assert_eq!(open_by_handle(one.as_fd(), &long).err(), Some(Errno::INVAL));
     }
 }

@@ -142,7 +142,7 @@ fn described(options: &Options<'_>) -> (Change, Option<AccountState>) {
         home: text('d'),
         shell: text('s'),
         password: options.value('p').map(|_| REDACTED.to_owned()),
-        members: None,
+        ..AccountState::default()
     };
     let change = Change {
         uid: state.uid,

@@ -26,7 +26,7 @@ mod groups;
 pub const MAX_CHANGES: usize = 1000;
 
 /// The words of [`Change::change`].
-pub const KINDS: [&str; 14] = [
+pub const KINDS: [&str; 15] = [
     "account_added",
     "account_removed",
     "account_modified",
@@ -41,6 +41,7 @@ pub const KINDS: [&str; 14] = [
     "database_created",
     "database_removed",
     "database_changed",
+    "permissions_changed",
 ];
 
 /// What changed from `before` to `after`; evidence `content`.
@@ -95,6 +96,11 @@ fn database(
     families: Option<&Families<'_>>,
     changes: &mut Vec<Change>,
 ) {
+    if let (Some(before), Some(after)) = (before, after)
+        && let (Some(old), Some(new)) = (&before.permissions, &after.permissions)
+    {
+        changes.extend(old.change(new, path));
+    }
     match (before, after) {
         (None, None) => return,
         (Some(_), None) => return changes.push(whole("database_removed", path, &[])),

@@ -9,6 +9,7 @@ use sha2::Sha256;
 use crate::model::account::group::GroupEntry;
 use crate::model::account::gshadow::GshadowEntry;
 use crate::model::account::passwd::PasswdEntry;
+use crate::model::account::permissions::Permissions;
 use crate::model::account::shadow::ShadowEntry;
 use crate::model::account::subid::SubidEntry;
 use crate::model::account::table::Table;
@@ -85,6 +86,8 @@ pub struct Database {
     pub content: Content,
     /// Whether it is of a known format but too large to be parsed.
     pub too_large: bool,
+    /// Its permissions; `None` for content that is nowhere yet.
+    pub permissions: Option<Permissions>,
 }
 
 impl Database {
@@ -105,6 +108,7 @@ impl Database {
             digest: Sha256::digest(bytes).into(),
             content,
             too_large: too_large && Format::of(path) != Format::Other,
+            permissions: None,
         }
     }
 
@@ -176,6 +180,13 @@ impl Databases {
             }
         }
         Self { files }
+    }
+
+    /// Notes the permissions of a database that is present.
+    pub fn set_permissions(&mut self, path: &DatabasePath, permissions: Permissions) {
+        if let Some(database) = self.files.get_mut(path) {
+            Arc::make_mut(database).permissions = Some(permissions);
+        }
     }
 
     /// One database, when present.

@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use crate::model::event::EventTime;
 
-/// One account before or after a change. Password hashes never appear: only whether there is one.
+/// One account, or the permissions of a database, before or after a change. Password hashes never appear: only whether there is one.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AccountState {
     /// Uid.
@@ -30,13 +30,24 @@ pub struct AccountState {
     /// Members of a group.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub members: Option<Vec<String>>,
+    /// Permission bits of a database in octal, `0640`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<String>,
+    /// `uid:gid` of a database, as the host numbers them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
+    /// Access list of a database, as getfacl(1) prints it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub acl: Option<String>,
+    /// Hard links of a database.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub links: Option<u64>,
 }
 
 /// One change of an account or group.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Change {
-    /// `account_added account_removed account_modified password_set password_removed group_added group_removed
-    /// group_modified membership_added membership_removed database_created database_removed database_changed`.
+    /// One of [`crate::model::account::diff::KINDS`].
     pub change: String,
     /// The database.
     pub database: String,
@@ -64,7 +75,7 @@ pub struct Change {
     /// State after.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub after: Option<AccountState>,
-    /// `uid_zero duplicate_uid duplicate_name no_password …`.
+    /// `uid_zero duplicate_uid duplicate_name no_password alias world_writable …`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub flags: Vec<String>,
     /// Where the change is known from: `content` (a diff of the databases), `intended` (what a blocked attempt was about

@@ -41,6 +41,8 @@ impl Surroundings for FakeSurroundings {
         Ok(Databases::parse(self.get().files.iter().filter_map(wanted).collect()))
     }
 
+    fn follow_root(&self, _: u32) {}
+
     fn is_alive(&self, acting: &Acting) -> bool {
         self.get().alive.contains(&acting.pid())
     }

@@ -61,6 +61,10 @@ pub enum Operation {
     },
     /// open_by_handle_at: names no path.
     OpenByHandle {
+        /// Descriptor of anything on the file system; -100 (`AT_FDCWD`): the working directory.
+        mount: i32,
+        /// Address of `struct file_handle`.
+        handle: u64,
         /// How.
         flags: OpenFlags,
     },
@@ -125,7 +129,12 @@ pub enum Operation {
         /// Mount point.
         path: PathArgument,
     },
-    /// pivot_root, chroot: change how later paths are read; concern no database themselves.
+    /// pivot_root: another root for everybody in the caller's mount namespace.
+    PivotRoot {
+        /// What becomes the root.
+        new_root: PathArgument,
+    },
+    /// chroot: changes how the caller's later paths are read; concerns no database itself.
     ChangeRoot,
     /// execve, execveat.
     Execute {
@@ -234,7 +243,9 @@ fn operation(call: Call, abi: Abi, [a, b, c, d, e, _]: [u64; 6]) -> Operation {
         Call::Creat => open(Base::Cwd, a, OpenFlags::CREAT),
         Call::Openat => open(base(a), b, OpenFlags::new(abi, c)),
         Call::Openat2 => Operation::OpenHow { base: base(a), pointer: b, how: c, how_bytes: d },
-        Call::OpenByHandleAt => Operation::OpenByHandle { flags: OpenFlags::new(abi, c) },
+        Call::OpenByHandleAt => {
+            Operation::OpenByHandle { mount: word(a).cast_signed(), handle: b, flags: OpenFlags::new(abi, c) }
+        }
         Call::Rename => Operation::Rename { old: entry(a), new: entry(b), flags: 0 },
         Call::Renameat => Operation::Rename { old: entry_at(a, b), new: entry_at(c, d), flags: 0 },
         Call::Renameat2 => Operation::Rename { old: entry_at(a, b), new: entry_at(c, d), flags: word(e) },
@@ -246,7 +257,8 @@ fn operation(call: Call, abi: Abi, [a, b, c, d, e, _]: [u64; 6]) -> Operation {
         Call::Mknodat => Operation::MakeEntry { new: entry_at(a, b) },
         Call::Unlink => Operation::Unlink { path: entry(a), directory: false },
         Call::Unlinkat => Operation::Unlink { path: entry_at(a, b), directory: word(c) & at::REMOVEDIR != 0 },
-        Call::PivotRoot | Call::Chroot => Operation::ChangeRoot,
+        Call::PivotRoot => Operation::PivotRoot { new_root: followed(a) },
+        Call::Chroot => Operation::ChangeRoot,
         Call::IoUringSetup => Operation::IoUringSetup,
         Call::Execve => execute(followed(a), b, abi),
         Call::Execveat => execute(path_at(a, b, e), c, abi),

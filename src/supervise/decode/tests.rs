@@ -58,7 +58,11 @@ fn cases() -> Vec<(Call, [u64; 6], Operation)> {
             [7, 1, 2, 24, 0, 0],
             Operation::OpenHow { base: Base::Descriptor(7), pointer: 1, how: 2, how_bytes: 24 },
         ),
-        (Call::OpenByHandleAt, [7, 1, 0o2, 0, 0, 0], Operation::OpenByHandle { flags: flags(0o2) }),
+        (
+            Call::OpenByHandleAt,
+            [7, 1, 0o2, 0, 0, 0],
+            Operation::OpenByHandle { mount: 7, handle: 1, flags: flags(0o2) },
+        ),
         (Call::Rename, [1, 2, 0, 0, 0, 0], Operation::Rename { old: cwd(1, NoLast), new: cwd(2, NoLast), flags: 0 }),
         (
             Call::Renameat,
@@ -127,7 +131,7 @@ fn cases() -> Vec<(Call, [u64; 6], Operation)> {
         (Call::OpenTree, [3, 1, 0x100, 0, 0, 0], Operation::OpenTree { path: fd(3, 1, NoLast), clone: false }),
         (Call::Umount, [1, 0, 0, 0, 0, 0], Operation::Unmount { path: cwd(1, Last) }),
         (Call::Umount2, [1, 8, 0, 0, 0, 0], Operation::Unmount { path: cwd(1, NoLast) }),
-        (Call::PivotRoot, [1, 2, 0, 0, 0, 0], Operation::ChangeRoot),
+        (Call::PivotRoot, [1, 2, 0, 0, 0, 0], Operation::PivotRoot { new_root: cwd(1, Last) }),
         (Call::Chroot, [1, 0, 0, 0, 0, 0], Operation::ChangeRoot),
         (Call::IoUringSetup, [8, 1, 0, 0, 0, 0], Operation::IoUringSetup),
     ]

@@ -21,11 +21,12 @@ struct World {
     memory: RefCell<HashMap<u64, Vec<u8>>>,
     next_address: Cell<u64>,
     resolve_error: Option<TargetError>,
+    mount_namespace: u64,
 }
 
 impl World {
     fn new() -> Self {
-        let mut world = Self { next_address: Cell::new(0x1000), ..Self::default() };
+        let mut world = Self { next_address: Cell::new(0x1000), mount_namespace: 1, ..Self::default() };
         for directory in ["", "/etc", "/tmp", "/usr/sbin", "/usr", "/run", "/var", "/var/lib", "/etc/userdb"] {
             world.add(directory, ObjectKind::Directory);
         }
@@ -131,6 +132,10 @@ impl RootView for World {
         self.place(path, follow)
     }
 
+    fn mount_namespace(&self) -> Option<ObjectId> {
+        Some(ObjectId { device: 4, inode: 1 })
+    }
+
     fn names(&self, directory: &str, _: usize) -> Vec<Vec<u8>> {
         let prefix = format!("{directory}/");
         self.files.keys().filter_map(|path| path.strip_prefix(&prefix)).map(|name| name.as_bytes().to_vec()).collect()
@@ -176,6 +181,19 @@ impl Target for World {
         let Base::Descriptor(fd) = base else { return Ok(self.object_at("").expect("root")) };
         let path = self.descriptors.get(&fd).ok_or(TargetError::Nowhere(Errno::BADF))?;
         Ok(self.object_at(path).expect("file of a descriptor"))
+    }
+
+    fn by_handle(&self, mount: i32, kind: i32, handle: Vec<u8>) -> Result<Object, TargetError> {
+        let directory = self.descriptors.get(&mount).ok_or(TargetError::Nowhere(Errno::BADF))?;
+        let path = format!("{directory}/{}", String::from_utf8(handle).expect("test handle"));
+        match kind {
+            1 => self.object_at(&path).ok_or(TargetError::Nowhere(Errno::STALE)),
+            _ => Err(TargetError::Unable("no such kind of handle".to_owned())),
+        }
+    }
+
+    fn mount_namespace(&self) -> Result<ObjectId, TargetError> {
+        Ok(ObjectId { device: 4, inode: self.mount_namespace })
     }
 
     fn is_mount_root(&self, object: &Object) -> Option<bool> {
@@ -241,6 +259,10 @@ fn what_cannot_be_read_is_never_let_go() {
     world.descriptors.insert(9, "/etc".to_owned());
     let path = world.text("/etc/passwd");
     let how = |words: &[u64]| world.pointer(&words.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<u8>>());
+    let handle = |kind: u32, name: &str| {
+        let head = [u32::try_from(name.len()).expect("length"), kind].map(u32::to_le_bytes).concat();
+        world.pointer(&[&head, name.as_bytes()].concat())
+    };
     let cases: &[(Call, &[u64], &str)] = &[
         (Call::Open, &[0xBAD0_0000, O_WRONLY], "fails Os { code: 14, kind: Uncategorized, message: \"Bad address\" }"),
         (Call::Rename, &[path, 0xBAD0_0000], "fails"),
@@ -252,8 +274,15 @@ fn what_cannot_be_read_is_never_let_go() {
         (Call::Openat2, &[CWD, path, how(&[1, 0, 0, 0]), 32], "Writes /etc/passwd"),
         (Call::Openat2, &[CWD, path, 0xBAD0_0000, 24], "fails"),
         (Call::Openat2, &[9, world.text("/passwd"), how(&[1, 0, 0x10]), 24], "Writes /etc/passwd"), // RESOLVE_IN_ROOT
-        (Call::OpenByHandleAt, &[3, 0, 0o2], "Unresolved"),
-        (Call::OpenByHandleAt, &[3, 0, 0], NOTHING),
+        (Call::OpenByHandleAt, &[9, 0xBAD0_0000, 0o2], "fails"),
+        (Call::OpenByHandleAt, &[9, 0, 0], NOTHING),
+        (Call::OpenByHandleAt, &[9, handle(1, "passwd"), 0o2], "Writes /etc/passwd"),
+        (Call::OpenByHandleAt, &[9, handle(1, "hosts"), 0o2], NOTHING),
+        (Call::OpenByHandleAt, &[9, handle(1, "stale"), 0o2], NOTHING), // ESTALE
+        (Call::OpenByHandleAt, &[8, handle(1, "passwd"), 0o2], NOTHING), // EBADF
+        (Call::OpenByHandleAt, &[9, handle(2, "passwd"), 0o2], "Unresolved"),
+        (Call::OpenByHandleAt, &[9, handle(1, ""), 0o2], "fails"), // EINVAL
+        (Call::OpenByHandleAt, &[9, handle(1, &"x".repeat(129)), 0o2], "fails"), // EINVAL
     ];
     for (call, arguments, expected) in cases {
         let told = world.told(*call, arguments);
@@ -374,6 +403,10 @@ fn mounts() {
     assert_eq!(world.told(Call::OpenTree, &[CWD, path("/etc/passwd"), 1]), "Aliases /etc/passwd");
     assert_eq!(world.told(Call::OpenTree, &[CWD, path("/etc/passwd"), 0]), NOTHING);
     assert_eq!(world.told(Call::Chroot, &[path("/tmp")]), NOTHING);
+    assert_eq!(world.told(Call::PivotRoot, &[path("/tmp"), path("/tmp/old")]), "ReplacesAncestor /etc/passwd");
+    let moved_in = path("/tmp");
+    world.mount_namespace = 2; // of its own: nobody else sees the new root
+    assert_eq!(world.told(Call::PivotRoot, &[moved_in, 0]), NOTHING);
 }
 
 #[test]

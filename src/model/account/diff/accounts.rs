@@ -186,7 +186,7 @@ fn state(entry: &PasswdEntry, family: &Family<'_>) -> AccountState {
         home: Some(printable(&entry.home)),
         shell: Some(printable(&entry.shell)),
         password: Some(family.password(entry).as_str().to_owned()),
-        members: None,
+        ..AccountState::default()
     }
 }
 
