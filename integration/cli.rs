@@ -2,16 +2,20 @@
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
+use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use acctguard::model::event::Kind;
+use nix::sys::signal::Signal;
 
 use crate::harness::bundle::Spec;
 use crate::harness::command::finish;
 use crate::harness::events::{container_id, of, parse};
 use crate::harness::machine::{program, repository};
-use crate::harness::node::{Node, Runtime, policy};
+use crate::harness::node::{Node, PATIENCE, Runtime, policy};
 
+const FINDINGS: i32 = 1;
 const USAGE: i32 = 64;
 const UNAVAILABLE: i32 = 69;
 const PERMISSION: i32 = 77;
@@ -102,12 +106,95 @@ fn events_can_be_chosen_and_followed() {
     assert!(people.contains(&second.id[..12]) && !people.contains("{\""), "{people}");
 }
 
+/// sysexits.h, and 1 for what needs attention: every code of the contract, the daemon being there.
+#[test]
+fn exit_codes_with_the_daemon_there() {
+    let node = Node::start(Runtime::Runc, &policy("audit"));
+    for (arguments, code) in [
+        (&["events"][..], 0),
+        (&["events", "--json", "--since", "2026-01-01T00:00:00Z"], 0),
+        (&["containers"], 0),
+        (&["containers", "--json"], 0),
+        (&["doctor"], 0),
+        (&["policy", "check"], 0),
+        (&["policy", "check", "/no/such/file"], CONFIGURATION),
+        (&["policy", "explain", "--bundle", "/no/such/bundle"], USAGE),
+        (&["events", "--since", "yesterday"], USAGE),
+        (&["events", "--kind", "rumour"], USAGE),
+        (&["events", "--analytic"], USAGE),
+        (&["nonsense"], USAGE),
+        (&[], USAGE),
+    ] {
+        let done = node.acctguard(arguments);
+        assert_eq!(done.code(), code, "{arguments:?}: {done:?}");
+        assert_eq!(code == 0, done.stderr.is_empty(), "{arguments:?}: {done:?}");
+    }
+    fs::set_permissions(node.scratch.path().join("run"), fs::Permissions::from_mode(0o777)).expect("mode");
+    let done = node.acctguard(&["doctor"]);
+    assert_eq!(done.code(), FINDINGS, "{done:?}");
+    assert!(done.stdout.contains("MISSING run folder"), "{done:?}");
+    for line in done.stdout.lines().filter(|line| !line.starts_with("ok ")) {
+        assert!(line.contains("; remedy: "), "no remedy: {line}");
+    }
+    node.stop_daemon(Signal::SIGTERM);
+    for arguments in [&["events"][..], &["events", "--follow"], &["containers"]] {
+        let done = node.acctguard(arguments);
+        assert_eq!(done.code(), UNAVAILABLE, "{arguments:?}: {done:?}");
+        assert_eq!(done.stderr.lines().count(), 1, "{done:?}");
+    }
+}
+
+/// For people one event is one line, whatever it holds; for scripts it is the stored JSON.
+#[test]
+fn events_are_lines_for_people_or_json() {
+    let node = Node::start(Runtime::Runc, &policy("audit"));
+    let bundle = node.bundle(&Spec::shell("printf 'mallory:x:0:0:\\033[2J:/:/bin/sh\\n' >> /etc/passwd"));
+    node.run(&bundle).ok();
+    node.wait_for("the end", |events| of(events, Kind::ContainerExited, &bundle.id).pop().map(|_| ()));
+    let people = node.acctguard(&["events"]).ok().stdout;
+    let stored = node.events();
+    assert_eq!(people.lines().count(), stored.len(), "{people}");
+    assert!(people.contains("account mallory") && people.contains("uid_zero"), "{people}");
+    assert!(people.contains(&format!("container {} exited (seen by poststop)", bundle.id)), "{people}");
+    assert!(!people.chars().any(|character| character.is_control() && character != '\n'), "{people:?}");
+    let chosen = parse(&node.acctguard(&["events", "--json", "--kind", "container.exited"]).ok().stdout);
+    let exits: Vec<_> = stored.into_iter().filter(|event| event.kind == Kind::ContainerExited).collect();
+    assert_eq!(chosen, exits);
+}
+
+/// `acctguard events --follow | head -1`
+#[test]
+fn a_reader_that_goes_ends_a_follower_quietly() {
+    let node = Node::start(Runtime::Crun, &policy("audit"));
+    let mut command = node.program("acctguard");
+    command.args(["events", "--follow"]).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut follower = command.spawn().expect("start");
+    let mut reader = BufReader::new(follower.stdout.take().expect("stdout"));
+    node.run(&node.bundle(&Spec::shell("true"))).ok();
+    let mut line = String::new();
+    reader.read_line(&mut line).expect("a line");
+    assert!(line.contains("container"), "{line}");
+    drop(reader);
+    node.run(&node.bundle(&Spec::shell("true"))).ok();
+    let deadline = Instant::now() + PATIENCE;
+    while follower.try_wait().expect("wait").is_none() {
+        assert!(Instant::now() < deadline, "it still follows for nobody");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let output = follower.wait_with_output().expect("output");
+    assert_eq!((output.status.code(), output.stderr.as_slice()), (Some(0), &b""[..]));
+}
+
 #[test]
 fn containers_are_listed_while_they_run() {
     let node = Node::start(Runtime::Runc, &policy("enforce"));
     let bundle = node.launch(&Spec::idle());
     let listed = node.acctguard(&["containers"]).ok().stdout;
     assert!(listed.contains(&bundle.id[..12]) && listed.contains("enforce"), "{listed}");
+    let lines = node.acctguard(&["containers", "--json"]).ok().stdout;
+    let status: serde_json::Value = serde_json::from_str(&lines).expect("one line of JSON");
+    assert_eq!(status["workload"]["container"]["id"], bundle.id.as_str(), "{lines}");
+    assert_eq!((&status["mode"], &status["listeners"]), (&"enforce".into(), &1.into()), "{lines}");
     node.delete(&bundle).ok();
     for _ in 0..100 {
         if !node.acctguard(&["containers"]).ok().stdout.contains(&bundle.id[..12]) {
