@@ -15,6 +15,7 @@ readonly NEEDED_PACKAGES=(
     'ca-certificates test -d /etc/ssl/certs'
     'debian-archive-keyring test -e /usr/share/keyrings/debian-archive-keyring.gpg'
     'util-linux command -v setpriv'
+    'mount command -v umount'
 )
 
 say() {
