@@ -126,6 +126,55 @@ impl Facts {
     }
 }
 
+/// What file operations of a thread are checked against, credentials(7). Ids as our user namespace numbers them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ThreadCredentials {
+    /// Effective uid.
+    pub effective_uid: u32,
+    /// Effective gid.
+    pub effective_gid: u32,
+    /// File system uid.
+    pub fs_uid: u32,
+    /// File system gid.
+    pub fs_gid: u32,
+    /// Supplementary groups.
+    pub groups: Vec<u32>,
+    /// Effective capabilities, one bit each.
+    pub effective_capabilities: u64,
+    /// Bounding set.
+    pub bounding_capabilities: u64,
+    /// File mode creation mask.
+    pub umask: u32,
+}
+
+/// The credentials of thread `tid`, out of `/proc/TID/status` (proc_pid_status(5)).
+///
+/// # Errors
+/// [`ProcessError`].
+pub fn thread_credentials(tid: u32) -> Result<ThreadCredentials, ProcessError> {
+    let folder = open_process(tid)?;
+    let text = read_file(&folder, tid, "status", MAX_STATUS_BYTES)?;
+    let parse = || {
+        let ids = |name: &[u8]| match numbers(field(&text, name)?, 10)?.as_slice() {
+            [_, effective, _, of_files] => Some((*effective, *of_files)),
+            _ => None,
+        };
+        let set = |name: &[u8]| u64::from_str_radix(std::str::from_utf8(field(&text, name)?).ok()?.trim(), 16).ok();
+        let ((effective_uid, fs_uid), (effective_gid, fs_gid)) = (ids(b"Uid:")?, ids(b"Gid:")?);
+        Some(ThreadCredentials {
+            effective_uid,
+            effective_gid,
+            fs_uid,
+            fs_gid,
+            groups: numbers(field(&text, b"Groups:")?, 10)?,
+            effective_capabilities: set(b"CapEff:")?,
+            bounding_capabilities: set(b"CapBnd:")?,
+            umask: numbers(field(&text, b"Umask:")?, 8)?.first().copied()?,
+        })
+    };
+    parse().ok_or(ProcessError::Format { pid: tid, file: "status" })
+}
+
 /// Process `pid` and the processes it descends from, nearest first, at most `limit`. Ends early where one is gone.
 #[must_use]
 pub fn ancestry(pid: u32, limit: usize) -> Vec<Facts> {

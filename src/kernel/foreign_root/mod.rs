@@ -29,6 +29,7 @@ mod agreement_tests;
 mod test_target;
 
 use std::cell::OnceCell;
+use std::cell::RefCell;
 use std::os::fd::AsFd;
 use std::os::fd::BorrowedFd;
 use std::os::fd::OwnedFd;
@@ -130,6 +131,7 @@ pub struct Task {
     root: OwnedFd,
     root_identity: OnceCell<Identity>,
     root_text: OnceCell<Option<Vec<u8>>>,
+    searched: Option<RefCell<Vec<OwnedFd>>>,
 }
 
 impl Task {
@@ -139,7 +141,28 @@ impl Task {
     /// [`ResolveError::TaskGone`], [`ResolveError::Unable`].
     pub fn open(tid: u32) -> Result<Self, ResolveError> {
         let root = open_of_thread(tid, "root", "open the root directory of a thread")?;
-        Ok(Self { tid, root, root_identity: OnceCell::new(), root_text: OnceCell::new() })
+        Ok(Self { tid, root, root_identity: OnceCell::new(), root_text: OnceCell::new(), searched: None })
+    }
+
+    /// Goes component by component from now on and keeps every directory in which something is looked up, so that it can be
+    /// asked afterwards whether the thread may search them.
+    pub fn keep_searched(&mut self) {
+        self.searched.get_or_insert_default();
+    }
+
+    /// Hands out the directories that were searched since the last time, in that order, each `O_PATH`.
+    #[must_use]
+    pub fn take_searched(&self) -> Vec<OwnedFd> {
+        self.searched.as_ref().map(RefCell::take).unwrap_or_default()
+    }
+
+    /// Notes that something is looked up in `directory`.
+    fn note_search(&self, directory: BorrowedFd<'_>) -> Result<(), ResolveError> {
+        let Some(searched) = &self.searched else { return Ok(()) };
+        let copy = rustix::io::fcntl_dupfd_cloexec(directory, 0)
+            .map_err(|source| ResolveError::Unable { step: "keep a directory", source })?;
+        searched.borrow_mut().push(copy);
+        Ok(())
     }
 
     /// The thread id it was opened by.

@@ -90,7 +90,8 @@ pub(super) fn resolve(task: &Task, base: Base, path: &[u8], follow: Follow) -> R
         };
         Walk { task, here: Place::Opened(start), known: None, rest: path.to_vec(), links: 0 }
     };
-    if let Some(leap) = fast_path::leap(walk.here.as_fd(), absolute, path) {
+    let leap = if task.searched.is_none() { fast_path::leap(walk.here.as_fd(), absolute, path) } else { None };
+    if let Some(leap) = leap {
         walk.known = walk.known.and(leap.path);
         walk.here = Place::Opened(leap.directory);
         walk.rest = leap.last;
@@ -140,6 +141,7 @@ impl<'task> Walk<'task> {
 
     /// `..`: up, but never above the task's root.
     fn up(&mut self) -> Result<(), ResolveError> {
+        self.task.note_search(self.here.as_fd())?;
         if matches!(self.here, Place::Root(_)) || Identity::of(self.here.as_fd())? == self.task.root_identity()? {
             self.known = Some(Vec::new());
             return Ok(());
@@ -158,6 +160,7 @@ impl<'task> Walk<'task> {
 
     /// A component that is not the last: a directory, or a link to one.
     fn descend(mut self, component: &[u8], tail: &[u8]) -> Result<Step<'task>, ResolveError> {
+        self.task.note_search(self.here.as_fd())?;
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let found = match rustix::fs::openat(self.here.as_fd(), component, flags | OFlags::DIRECTORY, Mode::empty()) {
             Ok(directory) => {
@@ -191,6 +194,7 @@ impl<'task> Walk<'task> {
 
     /// The last component.
     fn last(self, name: &[u8], slash: bool, follow: Follow) -> Result<Step<'task>, ResolveError> {
+        self.task.note_search(self.here.as_fd())?;
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let found = match rustix::fs::openat(self.here.as_fd(), name, flags, Mode::empty()) {
             Ok(fd) => Found::identify(fd)?,

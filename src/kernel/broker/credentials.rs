@@ -1,0 +1,182 @@
+//! Whose file operations they are: ids, groups, capabilities and umask of a thread, credentials(7), and putting them on.
+
+use std::os::fd::OwnedFd;
+
+use rustix::fs::CWD;
+use rustix::fs::Mode;
+use rustix::fs::OFlags;
+use rustix::process::Gid;
+use rustix::process::Uid;
+use rustix::thread::CapabilitySet;
+use rustix::thread::CapabilitySets;
+use serde::Deserialize;
+use serde::Serialize;
+
+use crate::kernel::Errno;
+use crate::kernel::process;
+use crate::kernel::process::ProcessError;
+use crate::kernel::process::ThreadCredentials;
+
+/// Capabilities that a helper needs to take others' ids on (setresuid(2), setgroups(2)).
+pub(super) const CHANGE_IDS: CapabilitySet = CapabilitySet::SETUID.union(CapabilitySet::SETGID);
+
+/// Why a thread's credentials cannot be told.
+#[derive(Debug, thiserror::Error)]
+pub enum CredentialError {
+    /// `/proc` did not tell.
+    #[error(transparent)]
+    Process(#[from] ProcessError),
+    /// Its namespaces could not be opened.
+    #[error("cannot open a namespace of thread {tid}")]
+    Namespace {
+        /// Which thread.
+        tid: u32,
+        /// The kernel's answer.
+        #[source]
+        source: Errno,
+    },
+}
+
+/// What file operations are checked against. Ids as the thread's own user namespace numbers them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Credentials {
+    uid: u32,
+    gid: u32,
+    fs_uid: u32,
+    fs_gid: u32,
+    groups: Vec<u32>,
+    capabilities: u64,
+    umask: u32,
+}
+
+/// Where a thread lives: what a helper must enter before it acts for it.
+#[derive(Debug)]
+pub struct Home {
+    /// Its mount namespace.
+    pub mount: OwnedFd,
+    /// Its user namespace, when it is not ours.
+    pub user: Option<OwnedFd>,
+    /// Capabilities that anything there may have: the bounding set.
+    pub capabilities: u64,
+    identity: ((u64, u64), (u64, u64), u64),
+}
+
+impl Home {
+    /// Whether both are the same namespaces with the same bounds.
+    #[must_use]
+    pub fn is(&self, other: &Self) -> bool {
+        self.identity == other.identity
+    }
+
+    /// The same without its user namespace: for who is nobody there.
+    fn without_user(self) -> Self {
+        let (mount, _, capabilities) = self.identity;
+        Self { user: None, identity: (mount, (0, 0), capabilities), ..self }
+    }
+}
+
+impl Credentials {
+    /// Reads the credentials of thread `tid`, and where it lives.
+    ///
+    /// # Errors
+    /// [`CredentialError`].
+    pub fn of_thread(tid: u32) -> Result<(Self, Home), CredentialError> {
+        let found = process::thread_credentials(tid)?;
+        let home = home(tid, &found)?;
+        if home.user.is_none() {
+            return Ok((Self::numbered(&found, &Some, &Some).unwrap_or_else(|| Self::of_nobody(&found)), home));
+        }
+        let (uids, gids) = (process::uid_map(tid)?, process::gid_map(tid)?);
+        match Self::numbered(&found, &|id| uids.inside(id), &|id| gids.inside(id)) {
+            Some(credentials) => Ok((credentials, home)),
+            None => Ok((Self::of_nobody(&found), home.without_user())),
+        }
+    }
+
+    /// The credentials as another user namespace numbers them. `None` when an id has no number there.
+    fn numbered(
+        found: &ThreadCredentials,
+        uid: &dyn Fn(u32) -> Option<u32>,
+        gid: &dyn Fn(u32) -> Option<u32>,
+    ) -> Option<Self> {
+        Some(Self {
+            uid: uid(found.effective_uid)?,
+            gid: gid(found.effective_gid)?,
+            fs_uid: uid(found.fs_uid)?,
+            fs_gid: gid(found.fs_gid)?,
+            // one without a number inside cannot be taken on there
+            groups: found.groups.iter().filter_map(|id| gid(*id)).collect(),
+            capabilities: found.effective_capabilities,
+            umask: found.umask,
+        })
+    }
+
+    /// A thread that nobody is in its own user namespace: its capabilities reach no file there (user_namespaces(7),
+    /// "Capabilities"), so it is what its ids are to us.
+    fn of_nobody(found: &ThreadCredentials) -> Self {
+        Self {
+            uid: found.effective_uid,
+            gid: found.effective_gid,
+            fs_uid: found.fs_uid,
+            fs_gid: found.fs_gid,
+            groups: found.groups.clone(),
+            capabilities: 0,
+            umask: found.umask,
+        }
+    }
+
+    /// Whether every directory of the machine may be searched with them, by capability: in our own user namespace only.
+    #[must_use]
+    pub fn may_search_everything(&self, home: &Home) -> bool {
+        let held = CapabilitySet::from_bits_retain(self.capabilities);
+        home.user.is_none() && held.intersects(CapabilitySet::DAC_OVERRIDE | CapabilitySet::DAC_READ_SEARCH)
+    }
+
+    /// Puts them on, in place of those of the calling thread, which must be the process's only one. `ceiling`: what it keeps
+    /// in its permitted set, to put on others later.
+    pub(super) fn wear(&self, ceiling: CapabilitySet) -> Result<(), (&'static str, Errno)> {
+        let of = |step: &'static str| move |errno: Errno| (step, errno);
+        set_capabilities(ceiling, ceiling).map_err(of("take capabilities up"))?;
+        let groups: Vec<Gid> = self.groups.iter().map(|id| Gid::from_raw(*id)).collect();
+        rustix::thread::set_thread_groups(&groups).map_err(of("take groups on"))?;
+        rustix::thread::set_thread_res_gid(None, Gid::from_raw(self.gid), None).map_err(of("take a gid on"))?;
+        rustix::thread::set_thread_res_uid(None, Uid::from_raw(self.uid), None).map_err(of("take a uid on"))?;
+        // both give the id before, and no error (setfsuid(2)): the file system ids follow the effective ones unless they differ
+        if self.fs_gid != self.gid {
+            nix::unistd::setfsgid(nix::unistd::Gid::from_raw(self.fs_gid));
+        }
+        if self.fs_uid != self.uid {
+            nix::unistd::setfsuid(nix::unistd::Uid::from_raw(self.fs_uid));
+        }
+        rustix::process::umask(Mode::from_raw_mode(self.umask));
+        let effective = CapabilitySet::from_bits_retain(self.capabilities).intersection(ceiling);
+        set_capabilities(effective, ceiling).map_err(of("leave capabilities"))
+    }
+}
+
+/// Sets the effective and permitted set of the calling thread; it inherits none.
+pub(super) fn set_capabilities(effective: CapabilitySet, permitted: CapabilitySet) -> Result<(), Errno> {
+    let sets = CapabilitySets { effective, permitted, inheritable: CapabilitySet::empty() };
+    rustix::thread::set_capabilities(None, sets)
+}
+
+fn home(tid: u32, credentials: &ThreadCredentials) -> Result<Home, CredentialError> {
+    let failed = |source| CredentialError::Namespace { tid, source };
+    let open = |kind: &str| {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        rustix::fs::openat(CWD, format!("/proc/{tid}/ns/{kind}"), flags, Mode::empty()).map_err(failed)
+    };
+    let identity = |status: rustix::fs::Stat| (status.st_dev, status.st_ino);
+    let mount = open("mnt")?;
+    let user = open("user")?;
+    let ours = identity(rustix::fs::stat("/proc/self/ns/user").map_err(failed)?);
+    let theirs = identity(rustix::fs::fstat(&user).map_err(failed)?);
+    let mount_identity = identity(rustix::fs::fstat(&mount).map_err(failed)?);
+    let capabilities = credentials.bounding_capabilities | credentials.effective_capabilities;
+    Ok(Home {
+        identity: (mount_identity, theirs, capabilities),
+        user: (theirs != ours).then_some(user),
+        mount,
+        capabilities,
+    })
+}

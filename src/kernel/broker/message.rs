@@ -1,0 +1,217 @@
+//! What a helper is asked and what it answers. Paths are bytes; ids are those of the helper's user namespace.
+
+use std::os::fd::OwnedFd;
+
+use serde::Deserialize;
+use serde::Serialize;
+
+use crate::kernel::Errno;
+use crate::kernel::broker::Credentials;
+
+/// The first message: with it come the mount namespace and, when `has_user`, the user namespace to enter.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Entrance {
+    /// Capabilities that it may ever have.
+    pub capabilities: u64,
+    /// Whether a user namespace comes too.
+    pub has_user: bool,
+}
+
+/// Every later message.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Request {
+    /// As whom.
+    pub credentials: Credentials,
+    /// What.
+    pub operation: Operation,
+}
+
+/// What the mode, owner or attributes are of. The one descriptor that comes with it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Subject {
+    /// An object (`O_PATH`), as after following all links.
+    Object,
+    /// The entry of that name in a directory, not followed.
+    Entry(Vec<u8>),
+    /// A descriptor that the target has open.
+    Descriptor,
+}
+
+/// An operation, and the descriptors that come with it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Operation {
+    /// Nothing but making sure that the credentials may search all directories that come with it.
+    Search,
+    /// open(2) of an object (`O_PATH`), without creating it. An unnamed file, when `flags` have `O_TMPFILE`.
+    Open {
+        /// `O_*`.
+        flags: u32,
+        /// Mode of an unnamed file.
+        mode: u32,
+    },
+    /// open(2) with `O_CREAT` of a name in a directory.
+    Create {
+        /// The name.
+        name: Vec<u8>,
+        /// `O_*`.
+        flags: u32,
+        /// Mode.
+        mode: u32,
+        /// Device and inode of what must be there; `None`: nothing must be. Else the answer is [`Done::Again`].
+        existing: Option<(u64, u64)>,
+    },
+    /// renameat2(2): two directories.
+    Rename {
+        /// Name in the first.
+        old: Vec<u8>,
+        /// Name in the second.
+        new: Vec<u8>,
+        /// `RENAME_*`.
+        flags: u32,
+    },
+    /// linkat(2): two directories.
+    LinkEntry {
+        /// Name in the first, not followed.
+        old: Vec<u8>,
+        /// Name in the second.
+        new: Vec<u8>,
+    },
+    /// linkat(2): an object and a directory.
+    LinkObject {
+        /// Name in the directory.
+        new: Vec<u8>,
+    },
+    /// symlinkat(2): a directory.
+    Symlink {
+        /// What the link says.
+        text: Vec<u8>,
+        /// Its name.
+        name: Vec<u8>,
+    },
+    /// mknodat(2): a directory.
+    MakeNode {
+        /// Its name.
+        name: Vec<u8>,
+        /// Type and mode.
+        mode: u32,
+        /// Device number, as the system call takes it.
+        device: u32,
+    },
+    /// unlinkat(2): a directory.
+    Unlink {
+        /// The name.
+        name: Vec<u8>,
+        /// As rmdir(2).
+        directory: bool,
+    },
+    /// truncate(2): an object.
+    Truncate {
+        /// New length.
+        length: i64,
+    },
+    /// chmod(2) and its kin.
+    ChangeMode {
+        /// Of what.
+        subject: Subject,
+        /// Permission bits.
+        mode: u32,
+    },
+    /// chown(2) and its kin.
+    ChangeOwner {
+        /// Of what.
+        subject: Subject,
+        /// New owner; `None` leaves it.
+        uid: Option<u32>,
+        /// New group; `None` leaves it.
+        gid: Option<u32>,
+    },
+    /// setxattr(2) and its kin.
+    SetAttribute {
+        /// Of what.
+        subject: Subject,
+        /// Name.
+        name: Vec<u8>,
+        /// Value.
+        value: Vec<u8>,
+        /// `XATTR_*`.
+        flags: u32,
+    },
+    /// removexattr(2) and its kin.
+    RemoveAttribute {
+        /// Of what.
+        subject: Subject,
+        /// Name.
+        name: Vec<u8>,
+    },
+    /// Mounts.
+    Mount(Mount),
+}
+
+/// What happens to mounts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Mount {
+    /// A new file system on a directory: mount(2) without `MS_BIND`, `MS_MOVE`, `MS_REMOUNT`.
+    New {
+        /// Source, as the file system understands it.
+        source: Option<Vec<u8>>,
+        /// File system.
+        kind: Option<Vec<u8>>,
+        /// `MS_*`.
+        flags: u64,
+        /// Options.
+        data: Option<Vec<u8>>,
+    },
+    /// A bind mount: the source, and the mount point.
+    Bind {
+        /// With the mounts below.
+        recursive: bool,
+    },
+    /// move_mount(2), mount(2) with `MS_MOVE`: what is moved, and the mount point.
+    Move {
+        /// `MOVE_MOUNT_*` but for those about paths.
+        flags: u32,
+    },
+    /// open_tree(2): an object.
+    OpenTree {
+        /// `OPEN_TREE_*`, `AT_RECURSIVE`.
+        flags: u32,
+    },
+    /// umount2(2): the directory in which the mount point is.
+    Unmount {
+        /// Its name there.
+        name: Vec<u8>,
+        /// `MNT_*`.
+        flags: u32,
+    },
+}
+
+/// An answer on its way.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Reply {
+    /// Carried out; with a descriptor for those that open.
+    Done(i64),
+    /// The errno that the target gets.
+    Failed(i32),
+    /// What is at the name is not what was decided about.
+    Again,
+    /// The helper itself could not do its part.
+    Refused {
+        /// What failed.
+        step: String,
+        /// The kernel's answer.
+        errno: i32,
+    },
+}
+
+/// What became of an operation.
+#[derive(Debug)]
+pub enum Done {
+    /// Carried out; the value of the call.
+    Value(i64),
+    /// Opened.
+    Descriptor(OwnedFd),
+    /// It failed as it would have for the target.
+    Failed(Errno),
+    /// Somebody changed what stands at the name: decide again.
+    Again,
+}

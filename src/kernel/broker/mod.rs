@@ -1,0 +1,213 @@
+//! A process that carries out file operations as another thread would: in its mount and user namespace, with its ids, groups,
+//! capabilities and umask, on descriptors that it is handed.
+//!
+//! Names are looked up before, by [`crate::kernel::foreign_root`]; what arrives here is a directory and a name in it, or an
+//! object. So between the decision and the deed nothing can be exchanged: an entry is of *this* directory, an object is *this*
+//! object, whatever their paths lead to by now.
+//!
+//! | file | what |
+//! | --- | --- |
+//! | `message` | what is asked and answered |
+//! | `credentials` | reading a thread's credentials, putting them on |
+//! | `perform` | the operations |
+//! | `serve` | the helper's own loop |
+//!
+//! Invariants: the helper has no descriptor of the supervisor's but its socket; it enters the namespaces and gives up what
+//! capabilities the target's bounding set lacks before it takes the first request; it ends with its socket. The last
+//! component of a path is never followed by the helper.
+//! Deliberately absent: any decision; any memory of the target; LSM domains (SELinux, AppArmor) and cgroups of the target: an
+//! operation is accounted to the supervisor.
+
+mod credentials;
+mod message;
+mod perform;
+mod serve;
+
+use std::os::fd::AsFd;
+use std::os::fd::BorrowedFd;
+use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt;
+use std::process::Child;
+use std::process::Command;
+use std::process::Stdio;
+use std::time::Duration;
+
+use rustix::event::PollFd;
+use rustix::event::PollFlags;
+use rustix::event::Timespec;
+use rustix::net::AddressFamily;
+use rustix::net::SocketFlags;
+use rustix::net::SocketType;
+
+use crate::kernel::Errno;
+use crate::kernel::fd_passing;
+use crate::kernel::fd_passing::PassingError;
+
+pub use credentials::CredentialError;
+pub use credentials::Credentials;
+pub use credentials::Home;
+pub use message::Done;
+pub use message::Mount;
+pub use message::Operation;
+pub use message::Subject;
+pub use serve::serve;
+
+use message::Entrance;
+use message::Reply;
+use message::Request;
+
+/// Longest message in either direction: an extended attribute's value (64 KiB, xattr(7)) as text, and room.
+const MAX_MESSAGE_BYTES: usize = 512 * 1024;
+
+/// Why a helper did not carry something out. The target's own failures are no errors: they are a [`Done::Failed`].
+#[derive(Debug, thiserror::Error)]
+pub enum BrokerError {
+    /// It could not be started.
+    #[error("cannot start a broker helper")]
+    Start(#[source] std::io::Error),
+    /// It could not enter the namespaces of the target.
+    #[error("a broker helper cannot {step}")]
+    Enter {
+        /// What failed.
+        step: String,
+        /// The kernel's answer.
+        #[source]
+        source: Errno,
+    },
+    /// It did not answer in time.
+    #[error("a broker helper did not answer in {} ms", .0.as_millis())]
+    Slow(Duration),
+    /// It died, or answered nonsense.
+    #[error("a broker helper is gone")]
+    Gone,
+    /// Its socket.
+    #[error(transparent)]
+    Socket(#[from] PassingError),
+    /// A request that has no form as a message.
+    #[error("a broker request cannot be written")]
+    Message(#[source] serde_json::Error),
+}
+
+/// A running helper. Dropping it ends it.
+#[derive(Debug)]
+pub struct Helper {
+    socket: OwnedFd,
+    child: Child,
+    home: Home,
+}
+
+impl Helper {
+    /// Starts `program` with `arguments`, by which it must call [`serve`], for threads that live in `home`.
+    ///
+    /// # Errors
+    /// [`BrokerError::Start`], [`BrokerError::Enter`].
+    pub fn start(program: &str, arguments: &[&str], home: Home, limit: Duration) -> Result<Self, BrokerError> {
+        let start = |errno: Errno| BrokerError::Start(errno.into());
+        let (socket, theirs) =
+            rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+                .map_err(start)?;
+        for end in [&socket, &theirs] {
+            rustix::net::sockopt::set_socket_send_buffer_size(end, 2 * MAX_MESSAGE_BYTES).map_err(start)?;
+        }
+        let child = Command::new(program)
+            .arg0("acctguard-broker")
+            .args(arguments)
+            .env_clear()
+            .stdin(Stdio::from(theirs))
+            .stdout(Stdio::null())
+            .spawn()
+            .map_err(BrokerError::Start)?;
+        let helper = Self { socket, child, home };
+        let entrance = Entrance { capabilities: helper.home.capabilities, has_user: helper.home.user.is_some() };
+        let namespaces: Vec<BorrowedFd<'_>> =
+            [Some(&helper.home.mount), helper.home.user.as_ref()].into_iter().flatten().map(AsFd::as_fd).collect();
+        helper.send(&entrance, &namespaces)?;
+        match helper.receive(limit)? {
+            (Reply::Done(0), _) => Ok(helper),
+            (Reply::Refused { step, errno }, _) => {
+                Err(BrokerError::Enter { step, source: Errno::from_raw_os_error(errno) })
+            }
+            _ => Err(BrokerError::Gone),
+        }
+    }
+
+    /// Where it lives.
+    #[must_use]
+    pub fn home(&self) -> &Home {
+        &self.home
+    }
+
+    /// Has `operation` carried out with `credentials`, on `descriptors` in the order that [`Operation`] says. First, each of
+    /// `searched` (directories in which names were looked up) must let the credentials search it, path_resolution(7).
+    ///
+    /// # Errors
+    /// [`BrokerError`]. After [`BrokerError::Slow`] the answer can still come: [`Helper::wait`].
+    pub fn perform(
+        &self,
+        credentials: &Credentials,
+        operation: Operation,
+        descriptors: &[BorrowedFd<'_>],
+        searched: &[BorrowedFd<'_>],
+        limit: Duration,
+    ) -> Result<Done, BrokerError> {
+        // most descriptors of one message are bounded; a search that nothing follows needs none of the others
+        for part in searched.chunks(fd_passing::MAX_DESCRIPTORS) {
+            self.send(&Request { credentials: credentials.clone(), operation: Operation::Search }, part)?;
+            match self.wait(limit)? {
+                Done::Value(_) => {}
+                failed => return Ok(failed),
+            }
+        }
+        self.send(&Request { credentials: credentials.clone(), operation }, descriptors)?;
+        self.wait(limit)
+    }
+
+    /// Waits for the answer to what was asked last.
+    ///
+    /// # Errors
+    /// [`BrokerError`].
+    pub fn wait(&self, limit: Duration) -> Result<Done, BrokerError> {
+        match self.receive(limit)? {
+            (Reply::Done(value), None) => Ok(Done::Value(value)),
+            (Reply::Done(_), Some(descriptor)) => Ok(Done::Descriptor(descriptor)),
+            (Reply::Failed(errno), _) => Ok(Done::Failed(Errno::from_raw_os_error(errno))),
+            (Reply::Again, _) => Ok(Done::Again),
+            (Reply::Refused { step, errno }, _) => {
+                Err(BrokerError::Enter { step, source: Errno::from_raw_os_error(errno) })
+            }
+        }
+    }
+
+    fn send<T: serde::Serialize>(&self, message: &T, descriptors: &[BorrowedFd<'_>]) -> Result<(), BrokerError> {
+        let bytes = serde_json::to_vec(message).map_err(BrokerError::Message)?;
+        Ok(fd_passing::send(self.socket.as_fd(), &bytes, descriptors)?)
+    }
+
+    fn receive(&self, limit: Duration) -> Result<(Reply, Option<OwnedFd>), BrokerError> {
+        let timeout = Timespec {
+            tv_sec: i64::try_from(limit.as_secs()).unwrap_or(i64::MAX),
+            tv_nsec: limit.subsec_nanos().into(),
+        };
+        let mut polled = [PollFd::new(&self.socket, PollFlags::IN)];
+        match rustix::event::poll(&mut polled, Some(&timeout)) {
+            Ok(0) | Err(Errno::INTR) => return Err(BrokerError::Slow(limit)),
+            Ok(_) => {}
+            Err(_) => return Err(BrokerError::Gone),
+        }
+        let mut buffer = [0_u8; 4096];
+        let (length, mut descriptors) = fd_passing::receive(self.socket.as_fd(), &mut buffer)?;
+        let reply = serde_json::from_slice(buffer.get(..length).unwrap_or_default()).map_err(|_| BrokerError::Gone)?;
+        Ok((reply, descriptors.pop()))
+    }
+}
+
+impl Drop for Helper {
+    fn drop(&mut self) {
+        // it may hang in a call that only a signal ends; a child that is gone already cannot be killed, and needs not be
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[cfg(test)]
+mod tests;

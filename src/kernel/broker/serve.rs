@@ -1,0 +1,121 @@
+//! The helper: enters the target's namespaces, then does what it is asked, one thing at a time, until its socket closes.
+
+use std::os::fd::AsFd;
+use std::os::fd::BorrowedFd;
+use std::os::fd::OwnedFd;
+
+use rustix::event::PollFd;
+use rustix::event::PollFlags;
+use rustix::fs::Mode;
+use rustix::fs::OFlags;
+use rustix::thread::CapabilitiesSecureBits;
+use rustix::thread::CapabilitySet;
+use rustix::thread::LinkNameSpaceType;
+
+use crate::kernel::Errno;
+use crate::kernel::broker::MAX_MESSAGE_BYTES;
+use crate::kernel::broker::credentials::CHANGE_IDS;
+use crate::kernel::broker::credentials::set_capabilities;
+use crate::kernel::broker::message::Done;
+use crate::kernel::broker::message::Entrance;
+use crate::kernel::broker::message::Reply;
+use crate::kernel::broker::message::Request;
+use crate::kernel::broker::perform::Hands;
+use crate::kernel::fd_passing;
+
+const WATCH_STACK_BYTES: usize = 64 * 1024;
+
+/// A step of the helper's own that failed.
+type Refusal = (&'static str, Errno);
+
+/// Serves the other end of `socket` until it closes. The process must have one thread and nothing to lose: it ends at once
+/// when the other end is gone, even in the middle of a call that never returns.
+pub fn serve(socket: BorrowedFd<'_>) {
+    let mut buffer = vec![0_u8; MAX_MESSAGE_BYTES];
+    let Some((entrance, namespaces)) = receive::<Entrance>(socket, &mut buffer) else { return };
+    let (hands, ceiling) = match enter(&entrance, namespaces) {
+        Ok(entered) => entered,
+        Err(refusal) => return answer(socket, &refused(refusal), None),
+    };
+    end_with(socket);
+    answer(socket, &Reply::Done(0), None);
+    let mut worn = None;
+    while let Some((request, descriptors)) = receive::<Request>(socket, &mut buffer) {
+        if worn.as_ref() != Some(&request.credentials) {
+            worn = None;
+            if let Err(refusal) = request.credentials.wear(ceiling) {
+                answer(socket, &refused(refusal), None);
+                continue;
+            }
+            worn = Some(request.credentials);
+        }
+        match hands.perform(&request.operation, descriptors) {
+            Ok(Done::Value(value)) => answer(socket, &Reply::Done(value), None),
+            Ok(Done::Descriptor(opened)) => answer(socket, &Reply::Done(0), Some(&opened)),
+            Ok(Done::Again) => answer(socket, &Reply::Again, None),
+            Ok(Done::Failed(errno)) | Err(errno) => answer(socket, &Reply::Failed(errno.raw_os_error()), None),
+        }
+    }
+}
+
+/// Ends the process when the other end of `socket` is gone. Not before the namespaces are entered: a process with several
+/// threads cannot change its user namespace (setns(2)).
+fn end_with(socket: BorrowedFd<'_>) {
+    let Ok(watched) = socket.try_clone_to_owned() else { return };
+    let watch = move || {
+        loop {
+            let mut polled = [PollFd::new(&watched, PollFlags::empty())];
+            match rustix::event::poll(&mut polled, None) {
+                Err(Errno::INTR) => {}
+                _ => std::process::exit(0),
+            }
+        }
+    };
+    // without the thread a helper may outlive a supervisor that was killed, in a call that hangs
+    let _ = std::thread::Builder::new().name("socket".to_owned()).stack_size(WATCH_STACK_BYTES).spawn(watch);
+}
+
+fn refused((step, errno): Refusal) -> Reply {
+    Reply::Refused { step: step.to_owned(), errno: errno.raw_os_error() }
+}
+
+/// The next message; `None` ends the helper.
+fn receive<T: serde::de::DeserializeOwned>(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Option<(T, Vec<OwnedFd>)> {
+    let (length, descriptors) = fd_passing::receive(socket, buffer).ok()?;
+    let message = serde_json::from_slice(buffer.get(..length)?).ok()?;
+    Some((message, descriptors))
+}
+
+/// An answer that nobody takes any more ends the helper with its next message.
+fn answer(socket: BorrowedFd<'_>, reply: &Reply, descriptor: Option<&OwnedFd>) {
+    let descriptors: Vec<BorrowedFd<'_>> = descriptor.into_iter().map(AsFd::as_fd).collect();
+    if let Ok(bytes) = serde_json::to_vec(reply) {
+        let _ = fd_passing::send(socket, &bytes, &descriptors);
+    }
+}
+
+/// The mount namespace first: we may enter it while we still have our own user namespace's capabilities (setns(2)).
+fn enter(entrance: &Entrance, namespaces: Vec<OwnedFd>) -> Result<(Hands, CapabilitySet), Refusal> {
+    let of = |step: &'static str| move |errno: Errno| (step, errno);
+    let own = rustix::fs::open("/proc/self/fd", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(of("open /proc/self/fd"))?;
+    let mut namespaces = namespaces.into_iter();
+    let mount = namespaces.next().ok_or(("find the mount namespace that it was sent", Errno::BADF))?;
+    rustix::thread::move_into_link_name_space(mount.as_fd(), Some(LinkNameSpaceType::Mount))
+        .map_err(of("enter the mount namespace"))?;
+    if entrance.has_user {
+        let user = namespaces.next().ok_or(("find the user namespace that it was sent", Errno::BADF))?;
+        rustix::thread::move_into_link_name_space(user.as_fd(), Some(LinkNameSpaceType::User))
+            .map_err(of("enter the user namespace"))?;
+    }
+    rustix::process::fchdir(&own).map_err(of("change to /proc/self/fd"))?;
+    // from here on capabilities change only where it is said (capabilities(7), SECBIT_NO_SETUID_FIXUP)
+    rustix::thread::set_capabilities_secure_bits(CapabilitiesSecureBits::NO_SETUID_FIXUP)
+        .map_err(of("keep its capabilities"))?;
+    rustix::thread::set_no_new_privs(true).map_err(of("renounce new privileges"))?;
+    let held = rustix::thread::capabilities(None).map_err(of("ask for its capabilities"))?.permitted;
+    let wanted = CapabilitySet::from_bits_retain(entrance.capabilities).union(CHANGE_IDS);
+    let ceiling = wanted.intersection(held);
+    set_capabilities(ceiling, ceiling).map_err(of("give capabilities up"))?;
+    Ok((Hands { own }, ceiling))
+}
