@@ -22,6 +22,7 @@ use crate::model::event::Protection;
 use crate::model::event::Session;
 use crate::model::event::Severity;
 use crate::model::event::Source;
+use crate::model::policy::Ground;
 use crate::model::policy::decide::judge_creation;
 use crate::model::workload::ContainerId;
 use crate::model::workload::ContainerIdError;
@@ -73,7 +74,7 @@ pub fn identify(
     };
     // the pid of the process that the listener is about; crun tells none for an exec
     let pid = if is_exec { state.pid } else { first_known([state.pid, state.state.pid, guarded.record().pid]) };
-    let label = Label { container: id, pid, session: session_id(session.as_ref()), exec_event };
+    let label = Label { container: id, pid, session: session_id(session.as_ref()), exec_event, ground: Ground::Broker };
     Ok(Delivered { listener, guarded, session, label })
 }
 

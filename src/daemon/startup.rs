@@ -1,6 +1,7 @@
 //! From the command line to a running keeper or worker. Always in the foreground, log on standard error.
 
 use std::io::IsTerminal;
+use std::os::fd::AsFd;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::fs::MetadataExt;
@@ -32,11 +33,14 @@ use crate::daemon::last_good::write_private;
 use crate::daemon::service_manager::ServiceManager;
 use crate::daemon::shipper;
 use crate::daemon::worker_process;
+use crate::kernel::broker;
 use crate::kernel::shared_area::SharedArea;
 use crate::kernel::shared_area::SharedAreaError;
 use crate::model::diagnostic::chain;
 use crate::sinks::syslog::FacilityError;
 
+/// The argument that makes this program a helper of the broker.
+pub const BE_A_HELPER: &str = "--helper";
 /// Listeners that can be served at one time.
 const SLOTS: usize = 16_384;
 /// How long a daemon that is ending may keep its successor waiting.
@@ -60,6 +64,9 @@ struct Arguments {
     /// Be a worker; used by the keeper only
     #[arg(long, hide = true)]
     worker: bool,
+    /// Be a helper of the broker; used by the worker only
+    #[arg(long, hide = true)]
+    helper: bool,
 }
 
 /// Why the daemon does not start.
@@ -124,6 +131,10 @@ pub fn main() -> ExitCode {
             return ExitCode::from(if error.use_stderr() { EXIT_USAGE } else { 0 });
         }
     };
+    if arguments.helper {
+        broker::serve(std::io::stdin().as_fd());
+        return ExitCode::SUCCESS;
+    }
     start_log();
     abort_on_panic();
     let outcome = if arguments.worker { work(&arguments) } else { keep(&arguments) };

@@ -13,6 +13,7 @@ use crate::daemon::case_thread::OpenCase;
 use crate::daemon::hand_over::Message;
 use crate::daemon::registry::Guarded;
 use crate::daemon::service::Service;
+use crate::daemon::startup;
 use crate::kernel::seccomp_notify::Answer;
 use crate::kernel::seccomp_notify::ContinueReason;
 use crate::kernel::seccomp_notify::Listener;
@@ -21,8 +22,10 @@ use crate::kernel::seccomp_notify::Readiness;
 use crate::kernel::shared_area::Slot;
 use crate::model::diagnostic::chain;
 use crate::model::event::Session;
+use crate::model::policy::Ground;
 use crate::model::workload::ContainerId;
 use crate::supervise::Recorder;
+use crate::supervise::broker::HelperProgram;
 use crate::supervise::supervisor::Origin;
 use crate::supervise::supervisor::Supervisor;
 
@@ -45,6 +48,14 @@ pub struct Label {
     pub session: Option<String>,
     /// Its recorded `container.exec` event, when it was registered.
     pub exec_event: Option<Uuid>,
+    /// On which ground its processes stand.
+    #[serde(default)]
+    pub ground: Ground,
+}
+
+/// This program, as a helper of the broker.
+fn helper_program() -> HelperProgram {
+    HelperProgram { path: "/proc/self/exe".to_owned(), arguments: vec![startup::BE_A_HELPER.to_owned()] }
 }
 
 /// Why a listener is not served.
@@ -125,8 +136,9 @@ fn start(
     }
     let listener = Arc::new(listener);
     let recorder: Arc<dyn Recorder> = Arc::<OpenCase>::clone(&open);
-    let origin = Origin { pid: label.pid, session };
-    let supervisor = new_supervisor(Arc::clone(&listener), Arc::clone(&open.case), recorder, origin);
+    let origin = Origin { pid: label.pid, session, ground: label.ground };
+    let supervisor =
+        new_supervisor(Arc::clone(&listener), Arc::clone(&open.case), recorder, origin).with_broker(helper_program());
     drop(open);
     guarded.add_listener();
     let worker = Worker { service: Arc::clone(service), guarded: Arc::clone(&guarded), listener, slot, supervisor };

@@ -175,6 +175,26 @@ pub fn thread_credentials(tid: u32) -> Result<ThreadCredentials, ProcessError> {
     parse().ok_or(ProcessError::Format { pid: tid, file: "status" })
 }
 
+/// Device number of the terminal that controls thread `tid`'s session; `None` when none does (`tty_nr`, proc_pid_stat(5)).
+///
+/// # Errors
+/// [`ProcessError`].
+pub fn controlling_terminal(tid: u32) -> Result<Option<u64>, ProcessError> {
+    let folder = open_process(tid)?;
+    let text = read_file(&folder, tid, "stat", MAX_STATUS_BYTES)?;
+    parse_terminal(&text).ok_or(ProcessError::Format { pid: tid, file: "stat" })
+}
+
+/// Field 7: the minor number in bits 31 to 20 and 7 to 0, the major in 15 to 8.
+fn parse_terminal(text: &[u8]) -> Option<Option<u64>> {
+    let close = text.iter().rposition(|byte| *byte == b')')?;
+    let after = std::str::from_utf8(text.get(close.checked_add(1)?..)?).ok()?;
+    let number: i32 = after.split_ascii_whitespace().nth(4)?.parse().ok()?;
+    let number = number.cast_unsigned();
+    let (major, minor) = ((number >> 8) & 0xFF, (number & 0xFF) | ((number >> 12) & 0xFFF00));
+    Some((number != 0).then(|| rustix::fs::makedev(major, minor)))
+}
+
 /// Process `pid` and the processes it descends from, nearest first, at most `limit`. Ends early where one is gone.
 #[must_use]
 pub fn ancestry(pid: u32, limit: usize) -> Vec<Facts> {

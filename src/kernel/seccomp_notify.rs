@@ -108,6 +108,8 @@ pub enum ContinueReason {
     AllowedByPolicy,
     /// The workload is audited, not enforced: behaviour never changes.
     AuditOnly,
+    /// Landlock refuses in the kernel whatever a race could slip through.
+    Sealed,
     /// It starts a program; that is evidence and never refused by itself.
     StartsProgram,
     /// A call or architecture that this version does not decode.
@@ -238,6 +240,28 @@ impl Listener {
                 // EINPROGRESS: answered already, the caller has not run since
                 Err(Errno::NOENT | Errno::INPROGRESS) => return Ok(Delivery::TargetGone),
                 Err(Errno::INTR) => {}
+                Err(source) => return Err(ListenerError::Answer { id, source }),
+            }
+        }
+    }
+
+    /// Answers notification `id` with a copy of `file` in the caller's table: the call returns its number there.
+    ///
+    /// The caller gets `EMFILE` where its own limit is reached. One step with `SECCOMP_ADDFD_FLAG_SEND` (Linux 5.14), so that a
+    /// caller that is gone has nothing left in its table.
+    ///
+    /// # Errors
+    /// [`ListenerError::Answer`].
+    pub fn inject(&self, id: u64, file: &OwnedFd, close_on_exec: bool) -> Result<Delivery, ListenerError> {
+        const SEND: u32 = 2;
+        const O_CLOEXEC: u32 = 0o2_000_000;
+        let flags = if close_on_exec { O_CLOEXEC } else { 0 };
+        loop {
+            match notify::add_fd(self.fd.as_fd(), id, file.as_fd(), SEND, flags) {
+                Ok(_) => return Ok(Delivery::Delivered),
+                Err(Errno::NOENT | Errno::INPROGRESS) => return Ok(Delivery::TargetGone),
+                Err(Errno::INTR) => {}
+                Err(errno @ (Errno::MFILE | Errno::NFILE)) => return self.answer(id, Answer::Errno(errno)),
                 Err(source) => return Err(ListenerError::Answer { id, source }),
             }
         }

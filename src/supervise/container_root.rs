@@ -130,6 +130,8 @@ pub fn entry_in(directory: &Found, name: &[u8]) -> Place {
     let status = rustix::fs::statat(&directory.fd, name, AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT).ok();
     Place {
         parent: parent.map(|parent| ObjectId { device: parent.st_dev, inode: parent.st_ino }),
+        directory: None,
+        slash: false,
         name: name.to_vec(),
         object: status.map(|status| Object {
             id: ObjectId { device: status.st_dev, inode: status.st_ino },
@@ -164,7 +166,7 @@ impl RootView for ContainerRoot {
             }
             let place = self.entry(directory, name);
             let is_link = place.object.as_ref().is_some_and(|object| object.kind == ObjectKind::Symlink);
-            if !is_link || follow == Follow::NoLast {
+            if !is_link || follow != Follow::Last {
                 return place;
             }
             let Some(text) = self.link(directory, name) else { return place };

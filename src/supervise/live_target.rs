@@ -7,6 +7,7 @@ use std::cell::OnceCell;
 use std::io::Read;
 use std::os::fd::AsFd;
 use std::os::fd::AsRawFd;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use rustix::fs::AtFlags;
@@ -26,6 +27,9 @@ use crate::kernel::foreign_root::Found;
 use crate::kernel::foreign_root::ResolveError;
 use crate::kernel::foreign_root::Resolved;
 use crate::kernel::foreign_root::Task;
+use crate::kernel::pidfd;
+use crate::kernel::pidfd::PidfdError;
+use crate::kernel::process;
 use crate::kernel::remote_memory;
 use crate::kernel::remote_memory::ReadError;
 use crate::kernel::remote_memory::Unverified;
@@ -40,26 +44,45 @@ use crate::supervise::target::Target;
 use crate::supervise::target::TargetError;
 use crate::supervise::target::file_system_of;
 
+/// First major number of `/dev/pts/N` (Documentation/admin-guide/devices.txt, "Unix98 PTY slaves").
+const UNIX98_MAJOR: u32 = 136;
+
 /// A thread that waits for an answer.
 pub struct LiveTarget<'a> {
     listener: &'a Listener,
     id: u64,
     tid: u32,
     task: OnceCell<Task>,
+    keeps_searched: bool,
 }
 
 impl<'a> LiveTarget<'a> {
     /// The thread behind `notification`, which `listener` delivered.
     #[must_use]
     pub fn new(listener: &'a Listener, notification: &Notification) -> Self {
-        Self { listener, id: notification.id, tid: notification.tid, task: OnceCell::new() }
+        Self { listener, id: notification.id, tid: notification.tid, task: OnceCell::new(), keeps_searched: false }
+    }
+
+    /// The same; directories in which something is looked up are kept for [`LiveTarget::take_searched`].
+    #[must_use]
+    pub fn keeping_searched(self) -> Self {
+        Self { keeps_searched: true, ..self }
+    }
+
+    /// The directories that were searched since the last time.
+    #[must_use]
+    pub fn take_searched(&self) -> Vec<OwnedFd> {
+        self.task.get().map(Task::take_searched).unwrap_or_default()
     }
 
     fn task(&self) -> Result<&Task, TargetError> {
         if let Some(task) = self.task.get() {
             return Ok(task);
         }
-        let task = Task::open(self.tid).map_err(refused)?;
+        let mut task = Task::open(self.tid).map_err(refused)?;
+        if self.keeps_searched {
+            task.keep_searched();
+        }
         Ok(self.task.get_or_init(|| task))
     }
 
@@ -122,6 +145,8 @@ pub fn object_of(found: Found) -> Object {
 fn place_of(resolved: Resolved) -> Place {
     Place {
         parent: resolved.parent_id.map(|(device, inode)| ObjectId { device, inode }),
+        directory: resolved.parent.map(Arc::new),
+        slash: resolved.trailing_slash,
         name: resolved.name,
         object: resolved.object.map(object_of),
         path: resolved.path,
@@ -163,8 +188,9 @@ impl Target for LiveTarget<'_> {
         };
         let Some(parent) = identify(directory)? else { return Err(TargetError::Nowhere(Errno::NOENT)) };
         let entry = crate::supervise::container_root::entry_in(&parent, name);
+        let entry = Place { directory: Some(Arc::new(parent.fd)), slash: path.ends_with(b"/"), ..entry };
         let is_link = entry.object.as_ref().is_some_and(|object| object.kind == ObjectKind::Symlink);
-        if !is_link || follow == Follow::NoLast {
+        if !is_link || follow != Follow::Last {
             return Ok(entry);
         }
         let object = identify(path)?.map(object_of);
@@ -184,6 +210,52 @@ impl Target for LiveTarget<'_> {
     fn mount_namespace(&self) -> Result<ObjectId, TargetError> {
         let namespace = self.task()?.mount_namespace();
         self.valid(namespace)?.map(|(device, inode)| ObjectId { device, inode }).map_err(refused)
+    }
+
+    fn descriptor(&self, number: i32) -> Result<OwnedFd, TargetError> {
+        let copied = pidfd::copy_descriptor_of_thread(self.tid, number);
+        self.valid(copied)?.map_err(|error| match error {
+            PidfdError::Copy { source: Errno::BADF, .. } => TargetError::Nowhere(Errno::BADF),
+            error => TargetError::Unable(error.to_string()),
+        })
+    }
+
+    fn controlling_terminal(&self) -> Result<Object, TargetError> {
+        let number = self.valid(process::controlling_terminal(self.tid))?;
+        let device = number.map_err(|error| TargetError::Unable(error.to_string()))?;
+        let none = || Err(TargetError::Nowhere(Errno::NXIO));
+        let Some(device) = device else { return none() };
+        let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+        let pseudo =
+            format!("/dev/pts/{}", major.saturating_sub(UNIX98_MAJOR).saturating_mul(256).saturating_add(minor));
+        for path in [pseudo.as_str(), "/dev/console"] {
+            let found = self.resolve(Base::Cwd, path.as_bytes(), Follow::Last).ok().and_then(|place| place.object);
+            let is_it = |object: &Object| {
+                let status = object.handle.as_ref().and_then(|handle| rustix::fs::fstat(handle).ok());
+                status.is_some_and(|status| status.st_rdev == device)
+            };
+            if let Some(terminal) = found.filter(is_it) {
+                return Ok(terminal);
+            }
+        }
+        none()
+    }
+
+    fn check_restrictions(&self, base: Base, path: &[u8], resolve: u64, place: &Place) -> Result<(), TargetError> {
+        let restrictions = self.task()?.check_restrictions(base, path, resolve, place.object.is_some());
+        match self.valid(restrictions)?.map_err(refused)? {
+            None => Ok(()),
+            Some(found)
+                if place
+                    .object
+                    .as_ref()
+                    .is_some_and(|object| object.id == ObjectId { device: found.device, inode: found.inode }) =>
+            {
+                Ok(())
+            }
+            // "the kernel could not ensure that a \"..\" component didn't escape": something moved
+            Some(_) => Err(TargetError::Nowhere(Errno::AGAIN)),
+        }
     }
 
     /// `STATX_ATTR_MOUNT_ROOT`, Linux 5.8 (statx(2)).

@@ -14,8 +14,10 @@
 pub mod account_tools;
 pub mod actor;
 pub mod ancestry;
+mod argument;
 mod attribution;
 pub mod baseline;
+pub mod broker;
 pub mod case;
 pub mod container_root;
 pub mod databases;

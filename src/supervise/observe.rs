@@ -6,11 +6,12 @@
 
 use crate::kernel::Errno;
 use crate::kernel::foreign_root::Base;
-use crate::kernel::foreign_root::Follow;
 use crate::model::attempt::Attempt;
 use crate::model::attempt::DatabasePath;
 use crate::model::attempt::Effect;
 use crate::supervise::account_tools;
+use crate::supervise::argument::Argument;
+use crate::supervise::argument::OpenHow;
 use crate::supervise::databases::Ancestors;
 use crate::supervise::databases::Located;
 use crate::supervise::databases::RootView;
@@ -100,12 +101,6 @@ struct Observer<'a> {
     guarded: &'a Guarded<'a>,
 }
 
-/// A path argument, read and resolved.
-struct Argument {
-    asked: Vec<u8>,
-    place: Place,
-}
-
 type SeenOrError = Result<Vec<Seen>, TargetError>;
 
 impl Observer<'_> {
@@ -147,18 +142,7 @@ impl Observer<'_> {
     }
 
     fn argument(&self, path: PathArgument) -> Result<Argument, TargetError> {
-        // Linux 6.11 takes a null pointer for an empty path where AT_EMPTY_PATH is given
-        let asked =
-            if path.empty_is_base && path.pointer == 0 { Vec::new() } else { self.target.path(path.pointer)? };
-        if !asked.is_empty() {
-            let place = self.target.resolve(path.base, &asked, path.follow)?;
-            return Ok(Argument { asked, place });
-        }
-        if !path.empty_is_base {
-            return Err(TargetError::Nowhere(Errno::NOENT));
-        }
-        let object = self.target.object(path.base)?;
-        Ok(Argument { asked, place: Place { object: Some(object), ..Place::default() } })
+        Argument::read(self.target, path)
     }
 
     fn located(&self) -> Located {
@@ -228,52 +212,18 @@ impl Observer<'_> {
         }
     }
 
-    /// openat2(2): `struct open_how { u64 flags; u64 mode; u64 resolve; }`, extensible. Checked as the kernel does
-    /// (`copy_struct_from_user`): too small is EINVAL, larger than a page or with a tail that is not zero is E2BIG.
     fn open_how(&self, base: Base, pointer: u64, how: u64, how_bytes: u64) -> SeenOrError {
-        const VERSION_0_BYTES: u64 = 24;
-        const PAGE: u64 = 4096;
-        const RESOLVE_IN_ROOT: u64 = 0x10;
-        let fails = |errno| Err(TargetError::Unreadable { address: how, errno });
-        if how_bytes < VERSION_0_BYTES {
-            return fails(Errno::INVAL);
-        }
-        let length = match usize::try_from(how_bytes) {
-            Ok(length) if how_bytes <= PAGE => length,
-            _ => return fails(Errno::TOOBIG),
-        };
-        let bytes = self.target.bytes(how, length)?;
-        let (Some([flags, _, resolve]), Some(tail)) = (words(&bytes), bytes.get(24..)) else {
-            return fails(Errno::FAULT);
-        };
-        if tail.iter().any(|byte| *byte != 0) {
-            return fails(Errno::TOOBIG);
-        }
-        let open_flags = OpenFlags::new(self.abi, flags);
-        let follow = if open_flags.follows() { Follow::Last } else { Follow::NoLast };
-        if resolve & RESOLVE_IN_ROOT == 0 {
-            return self.open(PathArgument { base, pointer, empty_is_base: false, follow }, open_flags);
-        }
-        if !open_flags.writes() && !open_flags.creates() {
+        let how = OpenHow::read(self.target, how, how_bytes)?;
+        let flags = OpenFlags::new(self.abi, how.flags);
+        if !flags.writes() && !flags.creates() {
             return Ok(Vec::new());
         }
-        let asked = self.target.path(pointer)?;
-        let place = self.target.resolve_below(base, &asked, follow)?;
-        Ok(self.opened(&Argument { asked, place }, open_flags).into_iter().collect())
+        let argument = how.argument(self.target, base, pointer, flags)?;
+        Ok(self.opened(&argument, flags).into_iter().collect())
     }
 
-    /// open_by_handle_at(2): `struct file_handle { u32 handle_bytes; i32 handle_type; u8 f_handle[]; }`.
     fn open_by_handle(&self, mount: i32, handle: u64, flags: OpenFlags) -> SeenOrError {
-        const MAX_HANDLE_SZ: u32 = 128;
-        let head = self.target.bytes(handle, 8)?;
-        let number = |from: usize| Some(u32::from_le_bytes(*head.get(from..)?.first_chunk::<4>()?));
-        let (Some(length), Some(kind)) = (number(0), number(4)) else { return Ok(Vec::new()) };
-        if length == 0 || length > MAX_HANDLE_SZ {
-            return Err(TargetError::Unreadable { address: handle, errno: Errno::INVAL });
-        }
-        let bytes = self.target.bytes(handle.wrapping_add(8), length as usize)?;
-        let object = self.target.by_handle(mount, kind.cast_signed(), bytes)?;
-        let argument = Argument { asked: Vec::new(), place: Place { object: Some(object), ..Place::default() } };
+        let argument = Argument::of_handle(self.target, mount, handle)?;
         Ok(self.object(Effect::Writes, &argument, flags.names()).into_iter().collect())
     }
 
@@ -418,14 +368,6 @@ impl Observer<'_> {
 
 fn is_directory_or_link(place: &Place) -> bool {
     place.object.as_ref().is_some_and(|object| matches!(object.kind, ObjectKind::Directory | ObjectKind::Symlink))
-}
-
-/// The first three native 64-bit words; every supported architecture is little-endian.
-fn words(bytes: &[u8]) -> Option<[u64; 3]> {
-    let (first, rest) = bytes.split_first_chunk::<8>()?;
-    let (second, rest) = rest.split_first_chunk::<8>()?;
-    let third = rest.first_chunk::<8>()?;
-    Some([u64::from_le_bytes(*first), u64::from_le_bytes(*second), u64::from_le_bytes(*third)])
 }
 
 #[cfg(test)]

@@ -1,6 +1,11 @@
-//! One listener: each notification is decoded, observed, decided, recorded, and only then answered.
+//! One listener: each notification is decoded, observed, decided, recorded, and only then answered. What an enforced workload
+//! may do is carried out for it ([`brokered`]).
+
+mod brokered;
+mod sealed;
 
 use std::collections::VecDeque;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,6 +25,7 @@ use crate::model::event::Outcome;
 use crate::model::event::Session;
 use crate::model::event::Severity;
 use crate::model::policy::Applied;
+use crate::model::policy::Ground;
 use crate::model::policy::Mode;
 use crate::model::policy::decide::Decision;
 use crate::model::policy::decide::decide;
@@ -27,6 +33,8 @@ use crate::supervise::RecordError;
 use crate::supervise::Recorder;
 use crate::supervise::actor;
 use crate::supervise::actor::Acting;
+use crate::supervise::broker::Broker;
+use crate::supervise::broker::HelperProgram;
 use crate::supervise::case::Case;
 use crate::supervise::decode::Decoded;
 use crate::supervise::decode::Operation;
@@ -43,6 +51,8 @@ use crate::supervise::program_arguments;
 
 /// A call that comes again within this time with an answer undelivered is the same call: a signal cancelled and re-issued it.
 const REISSUE_WINDOW: Duration = Duration::from_millis(100);
+/// A deed whose reply did not arrive is kept for so long: for as long as a signal handler may run.
+const KEPT_WINDOW: Duration = Duration::from_secs(5);
 /// Most calls remembered for that.
 const MAX_RECENT: usize = 32;
 
@@ -54,6 +64,8 @@ pub struct Origin {
     /// The exec session; `None` for the container's own process. Empty `argv`: the exec was not registered, and its first
     /// execve tells.
     pub session: Option<Session>,
+    /// On what enforcement stands.
+    pub ground: Ground,
 }
 
 /// Up to the first execve it is the runtime's own code that runs inside the filter.
@@ -73,6 +85,54 @@ struct Recent {
     undelivered: bool,
 }
 
+/// A deed that was done for a call, and the reply to it.
+#[derive(Clone)]
+struct Kept {
+    tid: u32,
+    number: i32,
+    arguments: [u64; 6],
+    read: Vec<Vec<u8>>,
+    reply: Reply,
+    at: Moment,
+}
+
+impl Kept {
+    fn new(notification: &Notification, read: Vec<Vec<u8>>, reply: Reply, at: Moment) -> Self {
+        let Notification { tid, nr, args, .. } = *notification;
+        Self { tid, number: nr, arguments: args, read, reply, at }
+    }
+
+    /// Whether `notification` is the call that it was done for, its arguments in memory being `read`. Of what was read for the
+    /// deed, only the beginning may be known yet.
+    fn is_of(&self, notification: &Notification, read: &[Vec<u8>], now: Moment) -> bool {
+        (self.tid, self.number, self.arguments) == (notification.tid, notification.nr, notification.args)
+            && read.iter().all(|argument| self.read.contains(argument))
+            && now.since(self.at) <= KEPT_WINDOW
+    }
+}
+
+/// What the caller gets.
+#[derive(Debug, Clone)]
+pub enum Reply {
+    /// An answer of the listener.
+    Answer(Answer),
+    /// A descriptor that was opened for it.
+    Inject {
+        /// Opened.
+        file: Arc<OwnedFd>,
+        /// Closed on exec in its table.
+        close_on_exec: bool,
+    },
+    /// It waits for somebody else; the reply comes by itself.
+    Later,
+}
+
+impl Reply {
+    fn let_go(reason: ContinueReason) -> Self {
+        Self::Answer(Answer::Continue(reason))
+    }
+}
+
 /// Serves one listener.
 pub struct Supervisor {
     listener: Arc<Listener>,
@@ -81,13 +141,36 @@ pub struct Supervisor {
     origin: Origin,
     phase: Phase,
     recent: VecDeque<Recent>,
+    /// Carries out what an enforced workload may do; `None`: calls are let go after they are decided.
+    broker: Option<Broker>,
+    last_deed: Option<Kept>,
+    /// Deeds whose reply did not reach the caller: a signal cancelled its call, and it comes again.
+    undelivered: VecDeque<Kept>,
+    told_broken_broker: bool,
 }
 
 impl Supervisor {
     /// A supervisor for a listener that was installed just now: the runtime's own init runs first.
     #[must_use]
     pub fn new(listener: Arc<Listener>, case: Arc<Case>, recorder: Arc<dyn Recorder>, origin: Origin) -> Self {
-        Self { listener, case, recorder, origin, phase: Phase::RuntimeInit, recent: VecDeque::new() }
+        Self {
+            listener,
+            case,
+            recorder,
+            origin,
+            phase: Phase::RuntimeInit,
+            recent: VecDeque::new(),
+            broker: None,
+            last_deed: None,
+            undelivered: VecDeque::new(),
+            told_broken_broker: false,
+        }
+    }
+
+    /// The same, with a broker for what an enforced workload may do.
+    #[must_use]
+    pub fn with_broker(self, program: HelperProgram) -> Self {
+        Self { broker: Some(Broker::new(program)), ..self }
     }
 
     /// A supervisor for a listener that was adopted while its workload runs.
@@ -112,8 +195,11 @@ impl Supervisor {
     /// # Errors
     /// [`ListenerError`] when it cannot be answered for another reason than a caller that is gone.
     pub fn serve(&mut self, notification: &Notification) -> Result<Delivery, ListenerError> {
-        let answer = self.handle(notification);
-        let delivery = self.listener.answer(notification.id, answer)?;
+        let delivery = match self.handle(notification) {
+            Reply::Answer(answer) => self.listener.answer(notification.id, answer)?,
+            Reply::Inject { file, close_on_exec } => self.listener.inject(notification.id, &file, close_on_exec)?,
+            Reply::Later => Delivery::Delivered,
+        };
         self.note_delivery(notification, delivery);
         Ok(delivery)
     }
@@ -124,20 +210,25 @@ impl Supervisor {
             for recent in self.recent.iter_mut().filter(|recent| recent.is_of(notification)) {
                 recent.undelivered = true;
             }
+            if self.undelivered.len() >= MAX_RECENT {
+                self.undelivered.pop_front();
+            }
+            self.undelivered.extend(self.last_deed.take());
         }
+        self.last_deed = None;
     }
 
     /// Decides `notification`: what concerns an account database is recorded when this returns.
     #[must_use]
-    pub fn handle(&mut self, notification: &Notification) -> Answer {
+    pub fn handle(&mut self, notification: &Notification) -> Reply {
         self.handle_at(notification, Moment::now())
     }
 
-    fn handle_at(&mut self, notification: &Notification, now: Moment) -> Answer {
+    fn handle_at(&mut self, notification: &Notification, now: Moment) -> Reply {
         let decoded = decode(notification.arch, notification.nr, notification.args);
         let is_first_execve = self.phase == Phase::RuntimeInit && self.is_first_execve(notification, &decoded);
         if self.phase == Phase::RuntimeInit && !is_first_execve {
-            return Answer::Continue(ContinueReason::RuntimeInit);
+            return Reply::let_go(ContinueReason::RuntimeInit);
         }
         self.phase = Phase::Workload;
         let policy = self.case.policy();
@@ -145,26 +236,29 @@ impl Supervisor {
             self.learn_session(notification, &decoded, now);
         }
         if policy.mode == Mode::Off {
-            return Answer::Continue(ContinueReason::AuditOnly);
+            return Reply::let_go(ContinueReason::AuditOnly);
         }
         let seen = match &decoded {
-            Decoded::NotWatched => return Answer::Continue(ContinueReason::NotDecoded),
+            Decoded::NotWatched => return Reply::let_go(ContinueReason::NotDecoded),
             Decoded::UnknownArchitecture => vec![observe::unresolved("unknown")],
+            Decoded::Request(request) if policy.mode == Mode::Enforce && self.broker.is_some() => {
+                return self.serve_by_broker(notification, request, &policy, is_first_execve, now);
+            }
             Decoded::Request(request) => match self.observe(notification, request, &policy) {
                 Observation::Attempts(seen) => seen,
-                Observation::Nothing => return Answer::Continue(ContinueReason::NotAnAccountDatabase),
+                Observation::Nothing => return Reply::let_go(ContinueReason::NotAnAccountDatabase),
                 // it still waits, so it is not gone but out of our sight (another pid namespace)
                 Observation::Gone if self.listener.is_valid(notification.id) => {
                     vec![observe::unresolved(request.call.name())]
                 }
-                Observation::Gone => return Answer::Continue(ContinueReason::NotAnAccountDatabase),
-                Observation::Fails(errno) => return Answer::Errno(errno),
+                Observation::Gone => return Reply::let_go(ContinueReason::NotAnAccountDatabase),
+                Observation::Fails(errno) => return Reply::Answer(Answer::Errno(errno)),
             },
         };
         if let Some(answer) = self.reissued(notification, now) {
-            return answer;
+            return Reply::Answer(answer);
         }
-        self.decide(notification, seen, &policy, is_first_execve, now)
+        Reply::Answer(self.decide(notification, seen, &policy, is_first_execve, now))
     }
 
     /// Whether this is the execve by which the runtime's init becomes the workload. startContainer hooks run inside the filter

@@ -98,6 +98,10 @@ pub struct Object {
 pub struct Place {
     /// The directory of the last component; `None` where there is none (the root, an object reached by a magic link).
     pub parent: Option<ObjectId>,
+    /// A handle on that directory (`O_PATH`), where it is real.
+    pub directory: Option<Arc<OwnedFd>>,
+    /// Whether the path demanded a directory by a trailing slash.
+    pub slash: bool,
     /// Name of the last component, empty where there is none.
     pub name: Vec<u8>,
     /// What stands there; `None` when nothing does.
@@ -171,6 +175,24 @@ pub trait Target {
     /// # Errors
     /// [`TargetError::Gone`], [`TargetError::Unable`].
     fn mount_namespace(&self) -> Result<ObjectId, TargetError>;
+
+    /// A copy of the process's descriptor `number`, to act on what it has open.
+    ///
+    /// # Errors
+    /// [`TargetError::Nowhere`] with `EBADF` for a descriptor that is not open.
+    fn descriptor(&self, number: i32) -> Result<OwnedFd, TargetError>;
+
+    /// The terminal that `/dev/tty` means to the process (tty(4)).
+    ///
+    /// # Errors
+    /// [`TargetError::Nowhere`] with `ENXIO` when it has none.
+    fn controlling_terminal(&self) -> Result<Object, TargetError>;
+
+    /// Whether openat2(2) with the restrictions `resolve` (`RESOLVE_*`) gets along `path`, and to `place`.
+    ///
+    /// # Errors
+    /// [`TargetError::Nowhere`] with the errno that it fails with.
+    fn check_restrictions(&self, base: Base, path: &[u8], resolve: u64, place: &Place) -> Result<(), TargetError>;
 
     /// Whether the object is the root of a mount; `None` when that cannot be told.
     fn is_mount_root(&self, object: &Object) -> Option<bool>;

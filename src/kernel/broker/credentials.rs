@@ -125,6 +125,12 @@ impl Credentials {
         }
     }
 
+    /// Whether capability number `bit` is effective (linux/capability.h).
+    #[must_use]
+    pub fn has_capability(&self, bit: u32) -> bool {
+        self.capabilities.checked_shr(bit).unwrap_or(0) & 1 == 1
+    }
+
     /// Whether every directory of the machine may be searched with them, by capability: in our own user namespace only.
     #[must_use]
     pub fn may_search_everything(&self, home: &Home) -> bool {

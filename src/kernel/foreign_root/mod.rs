@@ -14,6 +14,7 @@
 //! | `magic_links` | procfs: `self`, `thread-self`, and links that are not text |
 //! | `object` | what an `O_PATH` descriptor refers to |
 //! | `handles` | file handles, open_by_handle_at(2) |
+//! | `restrictions` | `RESOLVE_*` of openat2(2) |
 //! | `files` | bounded reading of regular files below a container's root |
 
 mod fast_path;
@@ -21,6 +22,7 @@ mod files;
 mod handles;
 mod magic_links;
 mod object;
+mod restrictions;
 mod walker;
 
 #[cfg(test)]
@@ -64,13 +66,16 @@ pub enum Base {
     Descriptor(i32),
 }
 
-/// Whether a symbolic link in the last place is followed. A trailing slash makes it followed in any case.
+/// Whether a symbolic link in the last place is followed. A trailing slash makes it followed but for [`Follow::Entry`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Follow {
     /// Followed, as open(2) does.
     Last,
-    /// The link itself is meant, as for `O_NOFOLLOW`, lchown(2), unlink(2), rename(2).
+    /// The link itself is meant, as for `O_NOFOLLOW`, lchown(2).
     NoLast,
+    /// The entry itself is meant whatever stands there, as for unlink(2) and rename(2): not even a trailing slash makes it
+    /// followed or demands a directory; the call itself does (fs/namei.c, `filename_parentat`).
+    Entry,
 }
 
 /// Why a path could not be resolved.
@@ -206,6 +211,21 @@ impl Task {
     /// [`ResolveError::Answer`] with what open_by_handle_at(2) answers the thread too: `ESTALE`, `EBADF`, `EINVAL`.
     pub fn object_by_handle(&self, mount: i32, handle: FileHandle) -> Result<Found, ResolveError> {
         handles::object(self, mount, handle)
+    }
+
+    /// What openat2(2) with the restrictions `resolve` (`RESOLVE_*`) finds at `path`; when the last component need not exist,
+    /// it only gets along the path before it, and the answer is `None`.
+    ///
+    /// # Errors
+    /// [`ResolveError::Answer`] with what it fails with: `ELOOP`, `EXDEV`, `ENOENT`.
+    pub fn check_restrictions(
+        &self,
+        base: Base,
+        path: &[u8],
+        resolve: u64,
+        exists: bool,
+    ) -> Result<Option<Found>, ResolveError> {
+        restrictions::check(self, base, path, resolve, exists)
     }
 
     /// Device and inode of the thread's mount namespace (namespaces(7)).

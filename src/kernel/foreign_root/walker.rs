@@ -127,7 +127,7 @@ impl<'task> Walk<'task> {
         let last = tail.iter().all(|byte| *byte == b'/');
         match component {
             b"" => return self.finish_here(false),
-            b"." => {}
+            b"." => self.task.note_search(self.here.as_fd())?,
             b".." => self.up()?,
             _ if last => return self.last(component, !tail.is_empty(), follow),
             _ => return self.descend(component, tail),
@@ -201,11 +201,16 @@ impl<'task> Walk<'task> {
             Err(Errno::NOENT) => return self.finish_entry(name, slash, None),
             Err(errno) => return Err(ResolveError::of_lookup("look up the last component", errno)),
         };
-        if found.is_symbolic_link() && (follow == Follow::Last || slash) {
+        let follows = match follow {
+            Follow::Last => true,
+            Follow::NoLast => slash,
+            Follow::Entry => false,
+        };
+        if found.is_symbolic_link() && follows {
             let tail: &[u8] = if slash { b"/" } else { b"" };
             return self.follow_link(&found, name, tail);
         }
-        if slash && !found.is_directory() {
+        if slash && !found.is_directory() && follow != Follow::Entry {
             return Err(ResolveError::Answer(Errno::NOTDIR));
         }
         self.finish_entry(name, slash, Some(found))

@@ -50,6 +50,12 @@ impl OpenFlags {
         Self(flags)
     }
 
+    /// The flags word, in the values of x86.
+    #[must_use]
+    pub const fn bits(self) -> u32 {
+        self.0
+    }
+
     /// `O_PATH` makes the kernel ignore everything but `O_DIRECTORY` and `O_NOFOLLOW` (open(2)).
     const fn is_path(self) -> bool {
         self.0 & O_PATH != 0

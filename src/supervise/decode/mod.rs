@@ -207,13 +207,18 @@ const fn followed(pointer: u64) -> PathArgument {
     path(Base::Cwd, pointer, Follow::Last)
 }
 
-/// A path relative to the working directory whose last component is taken as it is.
+/// A path relative to the working directory that names an entry, whatever stands there.
 const fn entry(pointer: u64) -> PathArgument {
-    path(Base::Cwd, pointer, Follow::NoLast)
+    path(Base::Cwd, pointer, Follow::Entry)
 }
 
 const fn entry_at(directory: u64, pointer: u64) -> PathArgument {
-    path(base(directory), pointer, Follow::NoLast)
+    path(base(directory), pointer, Follow::Entry)
+}
+
+/// A path relative to the working directory whose last component is not followed.
+const fn not_followed(pointer: u64) -> PathArgument {
+    path(Base::Cwd, pointer, Follow::NoLast)
 }
 
 /// The path of a call whose flags know `AT_EMPTY_PATH` and `AT_SYMLINK_NOFOLLOW`.
@@ -249,7 +254,7 @@ fn operation(call: Call, abi: Abi, [a, b, c, d, e, _]: [u64; 6]) -> Operation {
         Call::Rename => Operation::Rename { old: entry(a), new: entry(b), flags: 0 },
         Call::Renameat => Operation::Rename { old: entry_at(a, b), new: entry_at(c, d), flags: 0 },
         Call::Renameat2 => Operation::Rename { old: entry_at(a, b), new: entry_at(c, d), flags: word(e) },
-        Call::Link => Operation::Link { old: entry(a), new: entry(b) },
+        Call::Link => Operation::Link { old: not_followed(a), new: entry(b) },
         Call::Linkat => Operation::Link { old: link_source(a, b, e), new: entry_at(c, d) },
         Call::Symlink => Operation::MakeEntry { new: entry(b) },
         Call::Symlinkat => Operation::MakeEntry { new: entry_at(b, c) },
@@ -273,7 +278,7 @@ fn operation(call: Call, abi: Abi, [a, b, c, d, e, _]: [u64; 6]) -> Operation {
 fn attribute_operation(call: Call, [a, b, c, d, e]: [u64; 5]) -> Operation {
     match call {
         Call::Fchmod | Call::Fchown | Call::Fchown32 | Call::Fsetxattr | Call::Fremovexattr => change_descriptor(a),
-        Call::Lchown | Call::Lchown32 | Call::Lsetxattr | Call::Lremovexattr => change(entry(a)),
+        Call::Lchown | Call::Lchown32 | Call::Lsetxattr | Call::Lremovexattr => change(not_followed(a)),
         // the system call fchmodat has no flags argument (chmod(2), "C library/kernel differences")
         Call::Fchmodat => change(path_at(a, b, 0)),
         Call::Fchmodat2 => change(path_at(a, b, d)),
@@ -307,7 +312,7 @@ fn mount_operation(call: Call, [a, b, c, d, e]: [u64; 5]) -> Operation {
         Call::OpenTree => Operation::OpenTree { path: path_at(a, b, c), clone: word(c) & OPEN_TREE_CLONE != 0 },
         Call::Umount => Operation::Unmount { path: followed(a) },
         Call::Umount2 => {
-            let path = if word(b) & UMOUNT_NOFOLLOW != 0 { entry(a) } else { followed(a) };
+            let path = if word(b) & UMOUNT_NOFOLLOW != 0 { not_followed(a) } else { followed(a) };
             Operation::Unmount { path }
         }
         _ => Operation::Mount { source: followed(a), target: followed(b), flags: d },

@@ -40,6 +40,7 @@ fn flags(word: u64) -> OpenFlags {
 
 /// (call, arguments, what they mean); arguments without bits above 32, so that they hold for every architecture.
 fn cases() -> Vec<(Call, [u64; 6], Operation)> {
+    use Follow::Entry;
     use Follow::Last;
     use Follow::NoLast;
     let cwd = |pointer, follow| at(Base::Cwd, pointer, follow);
@@ -63,32 +64,32 @@ fn cases() -> Vec<(Call, [u64; 6], Operation)> {
             [7, 1, 0o2, 0, 0, 0],
             Operation::OpenByHandle { mount: 7, handle: 1, flags: flags(0o2) },
         ),
-        (Call::Rename, [1, 2, 0, 0, 0, 0], Operation::Rename { old: cwd(1, NoLast), new: cwd(2, NoLast), flags: 0 }),
+        (Call::Rename, [1, 2, 0, 0, 0, 0], Operation::Rename { old: cwd(1, Entry), new: cwd(2, Entry), flags: 0 }),
         (
             Call::Renameat,
             [3, 1, CWD, 2, 2, 0],
-            Operation::Rename { old: fd(3, 1, NoLast), new: cwd(2, NoLast), flags: 0 },
+            Operation::Rename { old: fd(3, 1, Entry), new: cwd(2, Entry), flags: 0 },
         ),
         (
             Call::Renameat2,
             [3, 1, 4, 2, 2, 0],
-            Operation::Rename { old: fd(3, 1, NoLast), new: fd(4, 2, NoLast), flags: 2 },
+            Operation::Rename { old: fd(3, 1, Entry), new: fd(4, 2, Entry), flags: 2 },
         ),
-        (Call::Link, [1, 2, 0, 0, 0, 0], Operation::Link { old: cwd(1, NoLast), new: cwd(2, NoLast) }),
-        (Call::Linkat, [3, 1, 4, 2, 0, 0], Operation::Link { old: fd(3, 1, NoLast), new: fd(4, 2, NoLast) }),
-        (Call::Linkat, [3, 1, 4, 2, 0x400, 0], Operation::Link { old: fd(3, 1, Last), new: fd(4, 2, NoLast) }),
+        (Call::Link, [1, 2, 0, 0, 0, 0], Operation::Link { old: cwd(1, NoLast), new: cwd(2, Entry) }),
+        (Call::Linkat, [3, 1, 4, 2, 0, 0], Operation::Link { old: fd(3, 1, NoLast), new: fd(4, 2, Entry) }),
+        (Call::Linkat, [3, 1, 4, 2, 0x400, 0], Operation::Link { old: fd(3, 1, Last), new: fd(4, 2, Entry) }),
         (
             Call::Linkat,
             [3, 1, 4, 2, 0x1000, 0],
-            Operation::Link { old: or_empty(fd(3, 1, NoLast)), new: fd(4, 2, NoLast) },
+            Operation::Link { old: or_empty(fd(3, 1, NoLast)), new: fd(4, 2, Entry) },
         ),
-        (Call::Symlink, [1, 2, 0, 0, 0, 0], Operation::MakeEntry { new: cwd(2, NoLast) }),
-        (Call::Symlinkat, [1, 3, 2, 0, 0, 0], Operation::MakeEntry { new: fd(3, 2, NoLast) }),
-        (Call::Mknod, [1, 0, 0, 0, 0, 0], Operation::MakeEntry { new: cwd(1, NoLast) }),
-        (Call::Mknodat, [3, 1, 0, 0, 0, 0], Operation::MakeEntry { new: fd(3, 1, NoLast) }),
-        (Call::Unlink, [1, 0, 0, 0, 0, 0], Operation::Unlink { path: cwd(1, NoLast), directory: false }),
-        (Call::Unlinkat, [3, 1, 0, 0, 0, 0], Operation::Unlink { path: fd(3, 1, NoLast), directory: false }),
-        (Call::Unlinkat, [3, 1, 0x200, 0, 0, 0], Operation::Unlink { path: fd(3, 1, NoLast), directory: true }),
+        (Call::Symlink, [1, 2, 0, 0, 0, 0], Operation::MakeEntry { new: cwd(2, Entry) }),
+        (Call::Symlinkat, [1, 3, 2, 0, 0, 0], Operation::MakeEntry { new: fd(3, 2, Entry) }),
+        (Call::Mknod, [1, 0, 0, 0, 0, 0], Operation::MakeEntry { new: cwd(1, Entry) }),
+        (Call::Mknodat, [3, 1, 0, 0, 0, 0], Operation::MakeEntry { new: fd(3, 1, Entry) }),
+        (Call::Unlink, [1, 0, 0, 0, 0, 0], Operation::Unlink { path: cwd(1, Entry), directory: false }),
+        (Call::Unlinkat, [3, 1, 0, 0, 0, 0], Operation::Unlink { path: fd(3, 1, Entry), directory: false }),
+        (Call::Unlinkat, [3, 1, 0x200, 0, 0, 0], Operation::Unlink { path: fd(3, 1, Entry), directory: true }),
         (Call::Truncate, [1, 0, 0, 0, 0, 0], path_change(cwd(1, Last))),
         (Call::Truncate64, [1, 0, 5, 6, 0, 0], path_change(cwd(1, Last))),
         (Call::Chmod, [1, 0o777, 0, 0, 0, 0], path_change(cwd(1, Last))),

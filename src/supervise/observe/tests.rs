@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::collections::HashMap;
 
 use super::*;
+use crate::kernel::foreign_root::Follow;
 use crate::model::attempt::ObjectId;
 use crate::supervise::decode::Decoded;
 use crate::supervise::decode::abi::Call;
@@ -86,6 +87,8 @@ impl World {
         let (parent, name) = path.rsplit_once('/').unwrap_or(("", ""));
         Place {
             parent: if path.is_empty() { None } else { self.object_at(parent).map(|object| object.id) },
+            directory: None,
+            slash: false,
             name: name.as_bytes().to_vec(),
             object: self.object_at(path),
             path: Some(path.as_bytes().to_vec()),
@@ -194,6 +197,18 @@ impl Target for World {
 
     fn mount_namespace(&self) -> Result<ObjectId, TargetError> {
         Ok(ObjectId { device: 4, inode: self.mount_namespace })
+    }
+
+    fn descriptor(&self, _: i32) -> Result<std::os::fd::OwnedFd, TargetError> {
+        Err(TargetError::Nowhere(Errno::BADF))
+    }
+
+    fn controlling_terminal(&self) -> Result<Object, TargetError> {
+        Err(TargetError::Nowhere(Errno::NXIO))
+    }
+
+    fn check_restrictions(&self, _: Base, _: &[u8], _: u64, _: &Place) -> Result<(), TargetError> {
+        Ok(())
     }
 
     fn is_mount_root(&self, object: &Object) -> Option<bool> {

@@ -201,7 +201,7 @@ fn run_fully(mode: Mode, memory: Memory, begins: bool, options: Options, work: i
     let identity = Identity { host: Host::default(), container, init: child.pid(), policy };
     let case = Arc::new(Case::new(identity, Arc::new(ContainerRoot::new(container_root))).expect("case"));
     let memory = Arc::new(memory);
-    let origin = Origin { pid: child.pid(), session: None };
+    let origin = Origin { pid: child.pid(), session: None, ..Origin::default() };
     let recorder: Arc<dyn Recorder> = memory.clone();
     let mut supervisor = Supervisor::new(Arc::clone(&listener), Arc::clone(&case), recorder, origin);
     if !begins {
@@ -232,6 +232,7 @@ fn serve(listener: &Listener, supervisor: &mut Supervisor, mut interrupted: Opti
                 };
                 let answer = supervisor.handle(&notification);
                 stop_and_continue(pid);
+                let Reply::Answer(answer) = answer else { panic!("a descriptor, and no broker: {answer:?}") };
                 let delivery = listener.answer(notification.id, answer).expect("answer");
                 assert_eq!(delivery, Delivery::TargetGone);
                 supervisor.note_delivery(&notification, delivery);

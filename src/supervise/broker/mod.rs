@@ -1,0 +1,214 @@
+//! Carries out calls for the process that made them, so that nothing which was decided can be exchanged before the kernel acts.
+//!
+//! [`plan`] says what is to be done, on arguments read once ([`remembering`]); a [`Helper`] does it as the process would have.
+//! A helper is kept for the namespaces it was started for; one that waits in an open (a FIFO without a reader, a terminal
+//! without a carrier) is set aside with its call, and ends with it.
+//!
+//! Invariants: a call is planned on the same bytes that were decided about; what cannot be carried out for want of a helper is an
+//! error here, and policy's to decide. Deliberately absent: any decision about databases.
+
+mod attributes;
+mod mounts;
+mod plan;
+pub mod remembering;
+mod waiting;
+
+use std::os::fd::AsFd;
+use std::os::fd::BorrowedFd;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::kernel::Errno;
+use crate::kernel::broker::BrokerError;
+use crate::kernel::broker::CredentialError;
+use crate::kernel::broker::Credentials;
+use crate::kernel::broker::Done;
+use crate::kernel::broker::Helper;
+use crate::kernel::broker::Home;
+use crate::kernel::broker::Operation as Deed;
+use crate::kernel::seccomp_notify::Listener;
+use crate::kernel::seccomp_notify::Notification;
+use crate::supervise::broker::plan::Plan;
+use crate::supervise::broker::plan::Planner;
+use crate::supervise::broker::remembering::Remembering;
+use crate::supervise::broker::waiting::Waiting;
+use crate::supervise::decode::Request;
+use crate::supervise::target::TargetError;
+
+/// How long a helper may take to start.
+const START_LIMIT: Duration = Duration::from_secs(5);
+/// How long a listener waits for a helper before it goes on without it.
+const PATIENCE: Duration = Duration::from_millis(50);
+/// How long anything but an open may take: a file system that hangs holds up its own container only.
+const LONG_PATIENCE: Duration = Duration::from_secs(30);
+/// Bit of CAP_DAC_READ_SEARCH (linux/capability.h).
+const CAP_DAC_READ_SEARCH: u32 = 2;
+
+/// What runs as a helper.
+#[derive(Debug, Clone)]
+pub struct HelperProgram {
+    /// Program.
+    pub path: String,
+    /// Arguments by which it calls [`crate::kernel::broker::serve`].
+    pub arguments: Vec<String>,
+}
+
+/// Why a call could not be carried out, though the process itself might have.
+#[derive(Debug, thiserror::Error)]
+pub enum CannotCarryOut {
+    /// The helper.
+    #[error(transparent)]
+    Helper(#[from] BrokerError),
+    /// Whose call it is cannot be told.
+    #[error(transparent)]
+    Credentials(#[from] CredentialError),
+    /// An argument that cannot be read or resolved.
+    #[error("{0}")]
+    Argument(String),
+    /// Too many calls of this container wait already.
+    #[error("{0} calls of this container wait for an open already")]
+    TooManyWaiting(usize),
+}
+
+/// What became of a call.
+#[derive(Debug, Clone)]
+pub enum CarriedOut {
+    /// It returned this.
+    Value(i64),
+    /// It failed so.
+    Failed(Errno),
+    /// It opened this.
+    Opened {
+        /// To be put into the process's table.
+        file: Arc<OwnedFd>,
+        /// Closed on exec there.
+        close_on_exec: bool,
+    },
+    /// Somebody exchanged what was decided about: decide again.
+    Again,
+    /// The kernel may carry it out as it stands: nothing that could be exchanged matters.
+    LetGo,
+    /// It is answered when it is done, by a thread of its own.
+    Later,
+    /// The process is gone.
+    Gone,
+}
+
+/// Carries out the calls that one listener delivers.
+#[derive(Debug)]
+pub struct Broker {
+    program: HelperProgram,
+    helpers: Vec<Helper>,
+    waiting: Waiting,
+}
+
+/// Most helpers kept for one listener: a container's own namespaces, and those its processes make for themselves.
+const MAX_HELPERS: usize = 4;
+
+impl Broker {
+    /// A broker without helpers yet.
+    #[must_use]
+    pub fn new(program: HelperProgram) -> Self {
+        Self { program, helpers: Vec::new(), waiting: Waiting::default() }
+    }
+
+    /// Carries out `request`, which `notification` asks for, on what `target` remembers of it.
+    ///
+    /// # Errors
+    /// [`CannotCarryOut`].
+    pub fn carry_out(
+        &mut self,
+        listener: &Arc<Listener>,
+        notification: &Notification,
+        request: &Request,
+        target: &Remembering<'_>,
+    ) -> Result<CarriedOut, CannotCarryOut> {
+        let credentials = Credentials::of_thread(notification.tid);
+        if !listener.is_valid(notification.id) {
+            return Ok(CarriedOut::Gone);
+        }
+        let (credentials, home) = credentials?;
+        let arguments = if request.abi.has_32_bit_arguments() {
+            notification.args.map(|argument| argument & 0xFFFF_FFFF)
+        } else {
+            notification.args
+        };
+        let may_open_by_handle = home.user.is_none() && credentials.has_capability(CAP_DAC_READ_SEARCH);
+        let planned = Planner { request, arguments, target, may_open_by_handle }.plan();
+        let (deed, on, close_on_exec) = match planned {
+            Ok(Plan::LetGo) => return Ok(CarriedOut::LetGo),
+            Ok(Plan::Perform { deed, on, close_on_exec }) => (Ok(deed), on, close_on_exec),
+            Err(TargetError::Nowhere(errno) | TargetError::Unreadable { errno, .. }) => (Err(errno), Vec::new(), false),
+            Err(TargetError::Gone) => return Ok(CarriedOut::Gone),
+            Err(TargetError::Unable(reason)) => return Err(CannotCarryOut::Argument(reason)),
+        };
+        let searched = if credentials.may_search_everything(&home) { Vec::new() } else { target.searched() };
+        let deed = match deed {
+            Ok(deed) => deed,
+            Err(errno) if searched.is_empty() => return Ok(CarriedOut::Failed(errno)),
+            // a directory on the way that may not be searched comes first
+            Err(errno) => {
+                return match self.perform(home, &credentials, Deed::Search, &[], &searched, LONG_PATIENCE)? {
+                    Done::Failed(refused) => Ok(CarriedOut::Failed(refused)),
+                    _ => Ok(CarriedOut::Failed(errno)),
+                };
+            }
+        };
+        let opens = matches!(deed, Deed::Open { .. } | Deed::Create { .. });
+        let limit = if opens { PATIENCE } else { LONG_PATIENCE };
+        match self.perform(home, &credentials, deed, &on, &searched, limit) {
+            Ok(done) => Ok(carried_out(done, close_on_exec)),
+            Err(BrokerError::Slow(_)) if opens => {
+                let helper = self.helpers.pop().ok_or(BrokerError::Gone)?;
+                self.waiting.add(helper, Arc::clone(listener), notification.id, close_on_exec)?;
+                Ok(CarriedOut::Later)
+            }
+            Err(error) => {
+                // whatever it still does, it does not do for the next call
+                self.helpers.pop();
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Has the helper of `home` do it; it is the last of those kept then.
+    fn perform(
+        &mut self,
+        home: Home,
+        credentials: &Credentials,
+        deed: Deed,
+        on: &[Arc<OwnedFd>],
+        searched: &[Arc<OwnedFd>],
+        limit: Duration,
+    ) -> Result<Done, BrokerError> {
+        match self.helpers.iter().position(|helper| helper.home().is(&home)) {
+            Some(position) => {
+                let helper = self.helpers.remove(position);
+                self.helpers.push(helper);
+            }
+            None => {
+                if self.helpers.len() >= MAX_HELPERS {
+                    self.helpers.remove(0);
+                }
+                let arguments: Vec<&str> = self.program.arguments.iter().map(String::as_str).collect();
+                self.helpers.push(Helper::start(&self.program.path, &arguments, home, START_LIMIT)?);
+            }
+        }
+        let helper = self.helpers.last().ok_or(BrokerError::Gone)?;
+        helper.perform(credentials, deed, &borrowed(on), &borrowed(searched), limit)
+    }
+}
+
+fn borrowed(descriptors: &[Arc<OwnedFd>]) -> Vec<BorrowedFd<'_>> {
+    descriptors.iter().map(|descriptor| descriptor.as_fd()).collect()
+}
+
+fn carried_out(done: Done, close_on_exec: bool) -> CarriedOut {
+    match done {
+        Done::Value(value) => CarriedOut::Value(value),
+        Done::Descriptor(file) => CarriedOut::Opened { file: Arc::new(file), close_on_exec },
+        Done::Failed(errno) => CarriedOut::Failed(errno),
+        Done::Again => CarriedOut::Again,
+    }
+}

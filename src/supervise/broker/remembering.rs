@@ -1,0 +1,128 @@
+//! A [`Target`] whose arguments are read once: what was decided about is what is carried out, whatever the process's other
+//! threads write over it meanwhile.
+
+use std::cell::RefCell;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use crate::kernel::foreign_root::Base;
+use crate::kernel::foreign_root::Follow;
+use crate::model::attempt::ObjectId;
+use crate::supervise::live_target::LiveTarget;
+use crate::supervise::target::Object;
+use crate::supervise::target::Place;
+use crate::supervise::target::Target;
+use crate::supervise::target::TargetError;
+
+/// Something asked, and what came of it.
+type Known<Question, Answer> = RefCell<Vec<(Question, Result<Answer, TargetError>)>>;
+
+/// A thread that waits for an answer, with a memory.
+pub struct Remembering<'a> {
+    live: LiveTarget<'a>,
+    bytes: Known<(u64, usize), Vec<u8>>,
+    paths: Known<u64, Vec<u8>>,
+    places: Known<(Base, Vec<u8>, Follow, bool), Place>,
+    objects: Known<Base, Object>,
+    handles: Known<(i32, i32, Vec<u8>), Object>,
+    searched: RefCell<Vec<Arc<OwnedFd>>>,
+}
+
+impl<'a> Remembering<'a> {
+    /// `live`, remembered. Made with [`LiveTarget::keeping_searched`], it tells which directories were searched.
+    #[must_use]
+    pub fn new(live: LiveTarget<'a>) -> Self {
+        Self {
+            live,
+            bytes: RefCell::default(),
+            paths: RefCell::default(),
+            places: RefCell::default(),
+            objects: RefCell::default(),
+            handles: RefCell::default(),
+            searched: RefCell::default(),
+        }
+    }
+
+    /// The directories searched so far, for all paths together, in the order in which they were.
+    #[must_use]
+    pub fn searched(&self) -> Vec<Arc<OwnedFd>> {
+        self.searched.borrow().clone()
+    }
+
+    /// Everything that was read of the process's memory: equal for a call that is issued again.
+    #[must_use]
+    pub fn read_so_far(&self) -> Vec<Vec<u8>> {
+        let paths = self.paths.borrow();
+        let bytes = self.bytes.borrow();
+        let read = paths.iter().filter_map(|(_, read)| read.clone().ok());
+        read.chain(bytes.iter().filter_map(|(_, read)| read.clone().ok())).collect()
+    }
+}
+
+/// The answer to `question`: as before, or asked now.
+fn remembered<Q: PartialEq, A: Clone>(
+    known: &Known<Q, A>,
+    question: Q,
+    ask: impl FnOnce() -> Result<A, TargetError>,
+) -> Result<A, TargetError> {
+    if let Some((_, answer)) = known.borrow().iter().find(|(asked, _)| *asked == question) {
+        return answer.clone();
+    }
+    let answer = ask();
+    known.borrow_mut().push((question, answer.clone()));
+    answer
+}
+
+impl Target for Remembering<'_> {
+    fn bytes(&self, address: u64, length: usize) -> Result<Vec<u8>, TargetError> {
+        remembered(&self.bytes, (address, length), || self.live.bytes(address, length))
+    }
+
+    fn path(&self, address: u64) -> Result<Vec<u8>, TargetError> {
+        remembered(&self.paths, address, || self.live.path(address))
+    }
+
+    fn resolve(&self, base: Base, path: &[u8], follow: Follow) -> Result<Place, TargetError> {
+        remembered(&self.places, (base, path.to_vec(), follow, false), || {
+            let place = self.live.resolve(base, path, follow);
+            self.searched.borrow_mut().extend(self.live.take_searched().into_iter().map(Arc::new));
+            place
+        })
+    }
+
+    fn resolve_below(&self, base: Base, path: &[u8], follow: Follow) -> Result<Place, TargetError> {
+        remembered(&self.places, (base, path.to_vec(), follow, true), || self.live.resolve_below(base, path, follow))
+    }
+
+    fn object(&self, base: Base) -> Result<Object, TargetError> {
+        remembered(&self.objects, base, || self.live.object(base))
+    }
+
+    fn by_handle(&self, mount: i32, kind: i32, handle: Vec<u8>) -> Result<Object, TargetError> {
+        remembered(&self.handles, (mount, kind, handle.clone()), || self.live.by_handle(mount, kind, handle))
+    }
+
+    fn mount_namespace(&self) -> Result<ObjectId, TargetError> {
+        self.live.mount_namespace()
+    }
+
+    fn descriptor(&self, number: i32) -> Result<OwnedFd, TargetError> {
+        self.live.descriptor(number)
+    }
+
+    fn controlling_terminal(&self) -> Result<Object, TargetError> {
+        self.live.controlling_terminal()
+    }
+
+    fn check_restrictions(&self, base: Base, path: &[u8], resolve: u64, place: &Place) -> Result<(), TargetError> {
+        self.live.check_restrictions(base, path, resolve, place)
+    }
+
+    fn is_mount_root(&self, object: &Object) -> Option<bool> {
+        self.live.is_mount_root(object)
+    }
+
+    fn content(&self, object: &Object, max_bytes: usize) -> Option<Vec<u8>> {
+        self.live.content(object, max_bytes)
+    }
+}

@@ -1,0 +1,61 @@
+//! Opens that wait for somebody: each with its helper, in a thread of its own, until it is done or nobody waits for it any more.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use crate::kernel::Errno;
+use crate::kernel::broker::BrokerError;
+use crate::kernel::broker::Done;
+use crate::kernel::broker::Helper;
+use crate::kernel::seccomp_notify::Answer;
+use crate::kernel::seccomp_notify::Listener;
+use crate::supervise::broker::CannotCarryOut;
+
+/// Most that wait at one time for one listener.
+const MAX_WAITING: usize = 64;
+/// How often it is looked whether the process still waits.
+const STEP: Duration = Duration::from_millis(100);
+const STACK_BYTES: usize = 128 * 1024;
+
+/// How many wait.
+#[derive(Debug, Default)]
+pub struct Waiting(Arc<AtomicUsize>);
+
+impl Waiting {
+    /// Waits for what `helper` was asked last, and answers notification `id` with it.
+    pub fn add(
+        &self,
+        helper: Helper,
+        listener: Arc<Listener>,
+        id: u64,
+        close_on_exec: bool,
+    ) -> Result<(), CannotCarryOut> {
+        let count = Arc::clone(&self.0);
+        if count.fetch_add(1, Ordering::AcqRel) >= MAX_WAITING {
+            count.fetch_sub(1, Ordering::AcqRel);
+            return Err(CannotCarryOut::TooManyWaiting(MAX_WAITING));
+        }
+        let thread = std::thread::Builder::new().name("waits".to_owned()).stack_size(STACK_BYTES).spawn(move || {
+            wait(&helper, &listener, id, close_on_exec);
+            count.fetch_sub(1, Ordering::AcqRel);
+        });
+        thread.map(drop).map_err(|error| CannotCarryOut::Helper(BrokerError::Start(error)))
+    }
+}
+
+fn wait(helper: &Helper, listener: &Listener, id: u64, close_on_exec: bool) {
+    // an answer that finds nobody any more, or a listener that is closed, is nobody's loss
+    let _ = loop {
+        match helper.wait(STEP) {
+            Err(BrokerError::Slow(_)) if listener.is_valid(id) => {}
+            Err(BrokerError::Slow(_)) => return,
+            Ok(Done::Descriptor(file)) => break listener.inject(id, &file, close_on_exec),
+            Ok(Done::Value(value)) => break listener.answer(id, Answer::Value(value)),
+            Ok(Done::Failed(errno)) => break listener.answer(id, Answer::Errno(errno)),
+            // what was decided about is not there any more, or the helper is gone: as if interrupted by a signal
+            Ok(Done::Again) | Err(_) => break listener.answer(id, Answer::Errno(Errno::INTR)),
+        }
+    };
+}

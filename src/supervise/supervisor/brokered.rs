@@ -1,0 +1,116 @@
+//! A call of an enforced workload: decided on arguments read once, and carried out on those by the broker, so that nothing rests
+//! on a check that is followed by CONTINUE (seccomp_unotify(2), "time-of-check to time-of-use").
+
+use std::sync::Arc;
+
+use crate::kernel::Errno;
+use crate::kernel::seccomp_notify::Answer;
+use crate::kernel::seccomp_notify::ContinueReason;
+use crate::kernel::seccomp_notify::Notification;
+use crate::model::event::Kind;
+use crate::model::event::ProtectionChange;
+use crate::model::event::Severity;
+use crate::model::policy::Applied;
+use crate::model::policy::OnUnprotected;
+use crate::supervise::broker::CannotCarryOut;
+use crate::supervise::broker::CarriedOut;
+use crate::supervise::broker::remembering::Remembering;
+use crate::supervise::decode::Request;
+use crate::supervise::live_target::LiveTarget;
+use crate::supervise::moment::Moment;
+use crate::supervise::observe;
+use crate::supervise::observe::Guarded;
+use crate::supervise::observe::Observation;
+use crate::supervise::supervisor::Kept;
+use crate::supervise::supervisor::Reply;
+use crate::supervise::supervisor::Supervisor;
+
+/// How often a call is decided again because somebody exchanged what was decided about.
+const MAX_EXCHANGES: usize = 64;
+
+impl Supervisor {
+    /// Decides `request` and carries it out.
+    pub(super) fn serve_by_broker(
+        &mut self,
+        notification: &Notification,
+        request: &Request,
+        policy: &Applied,
+        is_first_execve: bool,
+        now: Moment,
+    ) -> Reply {
+        for _ in 0..MAX_EXCHANGES {
+            let listener = Arc::clone(&self.listener);
+            let target = Remembering::new(LiveTarget::new(&listener, notification).keeping_searched());
+            let root = self.case.root();
+            let guarded = Guarded { root: root.as_ref(), databases: &policy.databases };
+            let observation = observe::observe(request, &target, &guarded);
+            if let Some(reply) = self.kept(notification, &target, now) {
+                return reply;
+            }
+            let seen = match observation {
+                Observation::Nothing => Vec::new(),
+                Observation::Attempts(seen) => seen,
+                Observation::Gone if self.listener.is_valid(notification.id) => {
+                    vec![observe::unresolved(request.call.name())]
+                }
+                Observation::Gone => return Reply::let_go(ContinueReason::NotAnAccountDatabase),
+                Observation::Fails(errno) => return Reply::Answer(Answer::Errno(errno)),
+            };
+            let mut reason = ContinueReason::NotAnAccountDatabase;
+            if !seen.is_empty() {
+                match self.decide(notification, seen, policy, is_first_execve, now) {
+                    Answer::Continue(allowed) => reason = allowed,
+                    refused => return Reply::Answer(refused),
+                }
+            }
+            if self.rests_on_seal(request, &target, &guarded) {
+                return Reply::let_go(ContinueReason::Sealed);
+            }
+            let Some(broker) = &mut self.broker else { return Reply::let_go(reason) };
+            let reply = match broker.carry_out(&listener, notification, request, &target) {
+                Ok(CarriedOut::Again) => continue,
+                Ok(CarriedOut::LetGo | CarriedOut::Gone) => return Reply::let_go(reason),
+                Ok(CarriedOut::Later) => return Reply::Later,
+                Ok(CarriedOut::Value(value)) => Reply::Answer(Answer::Value(value)),
+                Ok(CarriedOut::Failed(errno)) => return Reply::Answer(Answer::Errno(errno)),
+                Ok(CarriedOut::Opened { file, close_on_exec }) => Reply::Inject { file, close_on_exec },
+                Err(error) => return self.cannot_carry_out(&error, policy, now),
+            };
+            self.last_deed = Some(Kept::new(notification, target.read_so_far(), reply.clone(), now));
+            return reply;
+        }
+        Reply::Answer(Answer::Errno(Errno::AGAIN))
+    }
+
+    /// The reply to the same call on the same arguments, carried out already, that a signal kept from its caller.
+    fn kept(&mut self, notification: &Notification, target: &Remembering<'_>, now: Moment) -> Option<Reply> {
+        let read = target.read_so_far();
+        let position = self.undelivered.iter().position(|kept| kept.is_of(notification, &read, now))?;
+        let kept = self.undelivered.remove(position)?;
+        self.last_deed = Some(kept.clone());
+        Some(kept.reply)
+    }
+
+    /// The operation could not be carried out for want of something of ours: the first promise (never break a workload) and the
+    /// second (nothing gets around) collide, and the policy's `onUnprotected` says which holds.
+    fn cannot_carry_out(&mut self, error: &CannotCarryOut, policy: &Applied, now: Moment) -> Reply {
+        let refuses = policy.on_unprotected == OnUnprotected::Refuse;
+        if !std::mem::replace(&mut self.told_broken_broker, true) {
+            let mut event = self.case.event(Kind::ProtectionDegraded, Severity::High, now);
+            event.protection = Some(ProtectionChange {
+                what: "operations cannot be carried out for the container".to_owned(),
+                reason: crate::model::diagnostic::chain(error),
+                remedy: Some(if refuses {
+                    "they are refused, as onUnprotected: refuse says; see the daemon's log".to_owned()
+                } else {
+                    "they are let go after a check that a race can beat; onUnprotected: refuse would refuse them"
+                        .to_owned()
+                }),
+            });
+            if let Err(error) = self.recorder.record(event) {
+                self.case.note_unrecorded(&error.reason);
+            }
+        }
+        if refuses { Reply::Answer(Answer::Errno(Errno::PERM)) } else { Reply::let_go(ContinueReason::OwnFailure) }
+    }
+}
