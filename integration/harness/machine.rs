@@ -112,16 +112,19 @@ pub fn rootfs(size: &str) -> PathBuf {
 /// The static program of `fixtures/calls.c`.
 pub fn calls_program() -> &'static [u8] {
     static PROGRAM: OnceLock<Vec<u8>> = OnceLock::new();
-    PROGRAM.get_or_init(|| {
-        let folder = tempfile::tempdir().expect("temporary folder");
-        let output = folder.path().join("calls");
-        let status = Command::new("gcc")
-            .args(["-static", "-O1", "-Wall", "-Wextra", "-Werror", "-o"])
-            .arg(&output)
-            .arg(repository().join("integration/fixtures/calls.c"))
-            .status()
-            .expect("start gcc: install the Debian packages gcc and libc6-dev");
-        assert!(status.success(), "gcc could not compile fixtures/calls.c");
-        std::fs::read(output).expect("read the compiled fixture")
-    })
+    PROGRAM.get_or_init(|| compiled("calls.c"))
+}
+
+/// The static program of a C source in `fixtures`.
+pub fn compiled(source: &str) -> Vec<u8> {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let output = folder.path().join("program");
+    let status = Command::new("gcc")
+        .args(["-static", "-O1", "-Wall", "-Wextra", "-Werror", "-o"])
+        .arg(&output)
+        .arg(repository().join("integration/fixtures").join(source))
+        .status()
+        .expect("start gcc: install the Debian packages gcc and libc6-dev");
+    assert!(status.success(), "gcc could not compile fixtures/{source}");
+    std::fs::read(output).expect("read the compiled fixture")
 }

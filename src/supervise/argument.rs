@@ -76,6 +76,12 @@ pub struct OpenHow {
 impl OpenHow {
     const RESOLVE_IN_ROOT: u64 = 0x10;
 
+    /// Whether the directory that the path starts from is its root (`RESOLVE_IN_ROOT`).
+    #[must_use]
+    pub const fn is_in_root(&self) -> bool {
+        self.resolve & Self::RESOLVE_IN_ROOT != 0
+    }
+
     /// Reads it. Extensible, and checked as the kernel does (`copy_struct_from_user`): too small is EINVAL, larger than a page
     /// or with a tail that is not zero is E2BIG.
     ///
@@ -114,10 +120,13 @@ impl OpenHow {
         flags: OpenFlags,
     ) -> Result<Argument, TargetError> {
         let follow = if flags.follows() { Follow::Last } else { Follow::NoLast };
-        if self.resolve & Self::RESOLVE_IN_ROOT == 0 {
+        if !self.is_in_root() {
             return Argument::read(target, PathArgument { base, pointer, empty_is_base: false, follow });
         }
         let asked = target.path(pointer)?;
+        if asked.is_empty() {
+            return Err(TargetError::Nowhere(Errno::NOENT));
+        }
         let place = target.resolve_below(base, &asked, follow)?;
         Ok(Argument { asked, place })
     }

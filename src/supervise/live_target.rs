@@ -4,6 +4,7 @@
 //! all the time (`pitfalls.md` 14).
 
 use std::cell::OnceCell;
+use std::cell::RefCell;
 use std::io::Read;
 use std::os::fd::AsFd;
 use std::os::fd::AsRawFd;
@@ -18,14 +19,14 @@ use rustix::fs::StatxAttributes;
 use rustix::fs::StatxFlags;
 
 use crate::kernel::Errno;
-use crate::kernel::foreign_root;
 use crate::kernel::foreign_root::Base;
-use crate::kernel::foreign_root::FileError;
 use crate::kernel::foreign_root::FileHandle;
 use crate::kernel::foreign_root::Follow;
 use crate::kernel::foreign_root::Found;
+use crate::kernel::foreign_root::Passed;
 use crate::kernel::foreign_root::ResolveError;
 use crate::kernel::foreign_root::Resolved;
+use crate::kernel::foreign_root::Searched;
 use crate::kernel::foreign_root::Task;
 use crate::kernel::pidfd;
 use crate::kernel::pidfd::PidfdError;
@@ -54,13 +55,21 @@ pub struct LiveTarget<'a> {
     tid: u32,
     task: OnceCell<Task>,
     keeps_searched: bool,
+    searched_below: RefCell<Vec<Searched>>,
 }
 
 impl<'a> LiveTarget<'a> {
     /// The thread behind `notification`, which `listener` delivered.
     #[must_use]
     pub fn new(listener: &'a Listener, notification: &Notification) -> Self {
-        Self { listener, id: notification.id, tid: notification.tid, task: OnceCell::new(), keeps_searched: false }
+        Self {
+            listener,
+            id: notification.id,
+            tid: notification.tid,
+            task: OnceCell::new(),
+            keeps_searched: false,
+            searched_below: RefCell::default(),
+        }
     }
 
     /// The same; directories in which something is looked up are kept for [`LiveTarget::take_searched`].
@@ -69,10 +78,12 @@ impl<'a> LiveTarget<'a> {
         Self { keeps_searched: true, ..self }
     }
 
-    /// The directories that were searched since the last time.
+    /// What was searched since the last time.
     #[must_use]
-    pub fn take_searched(&self) -> Vec<OwnedFd> {
-        self.task.get().map(Task::take_searched).unwrap_or_default()
+    pub fn take_searched(&self) -> Vec<Searched> {
+        let mut searched = self.task.get().map(Task::take_searched).unwrap_or_default();
+        searched.append(&mut self.searched_below.borrow_mut());
+        searched
     }
 
     fn task(&self) -> Result<&Task, TargetError> {
@@ -124,11 +135,6 @@ fn refused(error: ResolveError) -> TargetError {
     }
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "used as a map_err function")]
-fn unreachable_file(error: FileError) -> TargetError {
-    TargetError::Unable(error.to_string())
-}
-
 /// What the kernel room found, as an object.
 #[must_use]
 pub fn object_of(found: Found) -> Object {
@@ -147,21 +153,11 @@ fn place_of(resolved: Resolved) -> Place {
         parent: resolved.parent_id.map(|(device, inode)| ObjectId { device, inode }),
         directory: resolved.parent.map(Arc::new),
         slash: resolved.trailing_slash,
+        passed: resolved.passed,
         name: resolved.name,
         object: resolved.object.map(object_of),
         path: resolved.path,
     }
-}
-
-/// `a/b/c` → (`a/b`, `c`); `c` → (`.`, `c`); `None` when the last part is no name.
-fn split(path: &[u8]) -> Option<(&[u8], &[u8])> {
-    let end = path.iter().rposition(|byte| *byte != b'/')?;
-    let path = path.get(..=end)?;
-    let (directory, name) = match path.iter().rposition(|byte| *byte == b'/') {
-        Some(slash) => (path.get(..=slash)?, path.get(slash.checked_add(1)?..)?),
-        None => (&b"."[..], path),
-    };
-    (!matches!(name, b"." | b"..")).then_some((directory, name))
 }
 
 impl Target for LiveTarget<'_> {
@@ -178,23 +174,17 @@ impl Target for LiveTarget<'_> {
         self.valid(resolved)?.map(place_of).map_err(refused)
     }
 
-    /// The last component is not followed when it is a link that leads nowhere.
     fn resolve_below(&self, base: Base, path: &[u8], follow: Follow) -> Result<Place, TargetError> {
         let root = self.valid(self.found(base)?)?;
-        let identify = |path: &[u8]| foreign_root::identify_in_root(root.fd.as_fd(), path).map_err(unreachable_file);
-        let Some((directory, name)) = split(path) else {
-            let object = identify(path)?.map(object_of);
-            return Ok(Place { object, ..Place::default() });
-        };
-        let Some(parent) = identify(directory)? else { return Err(TargetError::Nowhere(Errno::NOENT)) };
-        let entry = crate::supervise::container_root::entry_in(&parent, name);
-        let entry = Place { directory: Some(Arc::new(parent.fd)), slash: path.ends_with(b"/"), ..entry };
-        let is_link = entry.object.as_ref().is_some_and(|object| object.kind == ObjectKind::Symlink);
-        if !is_link || follow != Follow::Last {
-            return Ok(entry);
+        if !root.is_directory() {
+            return Err(TargetError::Nowhere(Errno::NOTDIR));
         }
-        let object = identify(path)?.map(object_of);
-        Ok(Place { object, ..entry })
+        let below = self.task()?.below(root.fd).map_err(refused)?;
+        let resolved = below.resolve(Base::Root, path, follow);
+        self.searched_below.borrow_mut().extend(below.take_searched());
+        let place = self.valid(resolved)?.map(place_of).map_err(refused)?;
+        // "-EXDEV": not safe for a scoped look-up (fs/namei.c, `nd_jump_link`)
+        if place.passed == Passed::Jump { Err(TargetError::Nowhere(Errno::XDEV)) } else { Ok(place) }
     }
 
     fn object(&self, base: Base) -> Result<Object, TargetError> {
@@ -242,10 +232,9 @@ impl Target for LiveTarget<'_> {
     }
 
     fn check_restrictions(&self, base: Base, path: &[u8], resolve: u64, place: &Place) -> Result<(), TargetError> {
-        let restrictions = self.task()?.check_restrictions(base, path, resolve, place.object.is_some());
+        let restrictions = self.task()?.check_restrictions(base, path, resolve);
         match self.valid(restrictions)?.map_err(refused)? {
-            None => Ok(()),
-            Some(found)
+            found
                 if place
                     .object
                     .as_ref()
@@ -254,8 +243,12 @@ impl Target for LiveTarget<'_> {
                 Ok(())
             }
             // "the kernel could not ensure that a \"..\" component didn't escape": something moved
-            Some(_) => Err(TargetError::Nowhere(Errno::AGAIN)),
+            _ => Err(TargetError::Nowhere(Errno::AGAIN)),
         }
+    }
+
+    fn is_own_process_directory(&self, directory: &OwnedFd) -> bool {
+        self.task().is_ok_and(|task| task.is_own_process_directory(directory.as_fd()))
     }
 
     /// `STATX_ATTR_MOUNT_ROOT`, Linux 5.8 (statx(2)).

@@ -263,8 +263,8 @@ impl Observer<'_> {
 
     fn rename(&self, old: PathArgument, new: PathArgument, flags: u32) -> SeenOrError {
         let (old, new) = (self.argument(old)?, self.argument(new)?);
-        if old.place.object.is_none() {
-            return Ok(Vec::new()); // ENOENT
+        if old.place.object.is_none() || old.place.name.is_empty() || new.place.name.is_empty() {
+            return Ok(Vec::new()); // ENOENT, or EBUSY for what ends in `.`, `..` or `/`
         }
         let exchange = flags & flags::rename::EXCHANGE != 0;
         let names = flags::names(u64::from(flags), &flags::rename::NAMES);

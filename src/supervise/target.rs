@@ -12,6 +12,7 @@ use rustix::fs::Stat;
 use crate::kernel::Errno;
 use crate::kernel::foreign_root::Base;
 use crate::kernel::foreign_root::Follow;
+use crate::kernel::foreign_root::Passed;
 use crate::model::attempt::ObjectId;
 
 /// Kind of a file, as far as it matters.
@@ -102,6 +103,8 @@ pub struct Place {
     pub directory: Option<Arc<OwnedFd>>,
     /// Whether the path demanded a directory by a trailing slash.
     pub slash: bool,
+    /// What kind of links were followed on the way.
+    pub passed: Passed,
     /// Name of the last component, empty where there is none.
     pub name: Vec<u8>,
     /// What stands there; `None` when nothing does.
@@ -193,6 +196,9 @@ pub trait Target {
     /// # Errors
     /// [`TargetError::Nowhere`] with the errno that it fails with.
     fn check_restrictions(&self, base: Base, path: &[u8], resolve: u64, place: &Place) -> Result<(), TargetError>;
+
+    /// Whether `directory` is one of the process's own in a procfs (`/proc/self/fd`): it may search it whatever its mode.
+    fn is_own_process_directory(&self, directory: &OwnedFd) -> bool;
 
     /// Whether the object is the root of a mount; `None` when that cannot be told.
     fn is_mount_root(&self, object: &Object) -> Option<bool>;

@@ -40,8 +40,12 @@ pub enum Subject {
 /// An operation, and the descriptors that come with it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Operation {
-    /// Nothing but making sure that the credentials may search all directories that come with it.
-    Search,
+    /// Nothing but making sure that the credentials may search all directories that come with it, and look through the link in
+    /// each that names one.
+    Search {
+        /// One for each directory.
+        links: Vec<Option<Vec<u8>>>,
+    },
     /// open(2) of an object (`O_PATH`), without creating it. An unnamed file, when `flags` have `O_TMPFILE`.
     Open {
         /// `O_*`.
@@ -49,15 +53,15 @@ pub enum Operation {
         /// Mode of an unnamed file.
         mode: u32,
     },
-    /// open(2) with `O_CREAT` of a name in a directory.
-    Create {
+    /// open(2) of a name in a directory, which is not followed.
+    OpenEntry {
         /// The name.
         name: Vec<u8>,
         /// `O_*`.
         flags: u32,
         /// Mode.
         mode: u32,
-        /// Device and inode of what must be there; `None`: nothing must be. Else the answer is [`Done::Again`].
+        /// Device and inode of what must be there; `None`: nothing must be, and it is created. Else the answer is [`Done::Again`].
         existing: Option<(u64, u64)>,
     },
     /// renameat2(2): two directories.

@@ -9,6 +9,7 @@
 //! | --- | --- |
 //! | `message` | what is asked and answered |
 //! | `credentials` | reading a thread's credentials, putting them on |
+//! | `open_flags` | which flags of open(2) go together |
 //! | `perform` | the operations |
 //! | `serve` | the helper's own loop |
 //!
@@ -20,6 +21,7 @@
 
 mod credentials;
 mod message;
+mod open_flags;
 mod perform;
 mod serve;
 
@@ -42,6 +44,7 @@ use rustix::net::SocketType;
 use crate::kernel::Errno;
 use crate::kernel::fd_passing;
 use crate::kernel::fd_passing::PassingError;
+use crate::kernel::foreign_root::Searched;
 
 pub use credentials::CredentialError;
 pub use credentials::Credentials;
@@ -50,6 +53,8 @@ pub use message::Done;
 pub use message::Mount;
 pub use message::Operation;
 pub use message::Subject;
+pub use open_flags::check_open_flags;
+pub use open_flags::check_open_how;
 pub use serve::serve;
 
 use message::Entrance;
@@ -138,7 +143,7 @@ impl Helper {
     }
 
     /// Has `operation` carried out with `credentials`, on `descriptors` in the order that [`Operation`] says. First, each of
-    /// `searched` (directories in which names were looked up) must let the credentials search it, path_resolution(7).
+    /// `searched` must let the credentials search it, path_resolution(7).
     ///
     /// # Errors
     /// [`BrokerError`]. After [`BrokerError::Slow`] the answer can still come: [`Helper::wait`].
@@ -147,12 +152,15 @@ impl Helper {
         credentials: &Credentials,
         operation: Operation,
         descriptors: &[BorrowedFd<'_>],
-        searched: &[BorrowedFd<'_>],
+        searched: &[&Searched],
         limit: Duration,
     ) -> Result<Done, BrokerError> {
         // most descriptors of one message are bounded; a search that nothing follows needs none of the others
         for part in searched.chunks(fd_passing::MAX_DESCRIPTORS) {
-            self.send(&Request { credentials: credentials.clone(), operation: Operation::Search }, part)?;
+            let links = part.iter().map(|searched| searched.link.clone()).collect();
+            let directories: Vec<BorrowedFd<'_>> = part.iter().map(|searched| searched.directory.as_fd()).collect();
+            let operation = Operation::Search { links };
+            self.send(&Request { credentials: credentials.clone(), operation }, &directories)?;
             match self.wait(limit)? {
                 Done::Value(_) => {}
                 failed => return Ok(failed),

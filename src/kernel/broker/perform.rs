@@ -46,10 +46,10 @@ impl Hands {
     /// The errno that the target is to get. `EBADF` also for a message without the descriptors that belong to it.
     pub fn perform(&self, operation: &Operation, descriptors: Vec<OwnedFd>) -> Outcome {
         match operation {
-            Operation::Search => search(&descriptors),
+            Operation::Search { links } => search(&descriptors, links),
             Operation::Open { flags, mode } => self.open(first(&descriptors)?, *flags, *mode),
-            Operation::Create { name, flags, mode, existing } => {
-                self.create(first(&descriptors)?, name, *flags, *mode, *existing)
+            Operation::OpenEntry { name, flags, mode, existing } => {
+                self.open_entry(first(&descriptors)?, name, *flags, *mode, *existing)
             }
             Operation::Rename { old, new, flags } => {
                 let (from, to) = both(&descriptors)?;
@@ -104,7 +104,13 @@ impl Hands {
 
     /// The object itself, opened anew: its permissions are checked as for any open(2).
     fn open(&self, object: BorrowedFd<'_>, flags: u32, mode: u32) -> Outcome {
-        let flags = OFlags::from_bits_retain(flags).difference(OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW);
+        let asked = OFlags::from_bits_retain(flags);
+        if asked.contains(OFlags::TMPFILE) {
+            // by the directory itself, so that the descriptor shows all flags that were asked for
+            return rustix::fs::openat(object, c".", asked | OFlags::CLOEXEC, Mode::from_raw_mode(mode))
+                .map(Done::Descriptor);
+        }
+        let flags = asked.difference(OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW);
         self.open_object(object, flags, mode).map(Done::Descriptor)
     }
 
@@ -112,9 +118,9 @@ impl Hands {
         rustix::fs::openat(&self.own, number(object), flags | OFlags::CLOEXEC, Mode::from_raw_mode(mode))
     }
 
-    /// open(2) with `O_CREAT`. What is there is opened without `O_TRUNC` first: it is emptied only once it is known to be
-    /// what was decided about.
-    fn create(
+    /// open(2) by an entry. What is there is opened without `O_TRUNC` first: it is emptied only once it is known to be what
+    /// was decided about. The descriptor shows the flags that were asked for and no others (fcntl(2), F_GETFL).
+    fn open_entry(
         &self,
         directory: BorrowedFd<'_>,
         name: &[u8],
@@ -123,19 +129,17 @@ impl Hands {
         existing: Option<(u64, u64)>,
     ) -> Outcome {
         let asked = OFlags::from_bits_retain(flags);
-        let fixed = asked | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mode = Mode::from_raw_mode(mode);
-        let Some(existing) = existing else {
-            return match rustix::fs::openat(directory, name, fixed | OFlags::EXCL, mode) {
+        let Some(existing) = existing.filter(|_| !asked.contains(OFlags::EXCL)) else {
+            // with both flags the last component is never followed (open(2), "O_EXCL")
+            let fixed = asked | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+            return match rustix::fs::openat(directory, name, fixed, mode) {
                 Err(Errno::EXIST) if !asked.contains(OFlags::EXCL) => Ok(Done::Again),
                 made => made.map(Done::Descriptor),
             };
         };
-        if asked.contains(OFlags::EXCL) {
-            // answered by the kernel, which looks at the directory first
-            return rustix::fs::openat(directory, name, fixed, mode).map(Done::Descriptor);
-        }
-        let opened = match rustix::fs::openat(directory, name, fixed.difference(OFlags::TRUNC), mode) {
+        let first = asked.difference(OFlags::TRUNC) | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let opened = match rustix::fs::openat(directory, name, first, mode) {
             // a link has taken its place
             Err(Errno::LOOP) if !asked.contains(OFlags::NOFOLLOW) => return Ok(Done::Again),
             other => other?,
@@ -144,9 +148,11 @@ impl Hands {
         if (status.st_dev, status.st_ino) != existing {
             return Ok(Done::Again);
         }
+        if !asked.contains(OFlags::NOFOLLOW) {
+            return self.open_object(opened.as_fd(), asked.difference(OFlags::CREATE), 0).map(Done::Descriptor);
+        }
         if asked.contains(OFlags::TRUNC) {
-            let again = asked.difference(OFlags::CREATE | OFlags::NOFOLLOW);
-            return self.open_object(opened.as_fd(), again, 0).map(Done::Descriptor);
+            self.open_object(opened.as_fd(), OFlags::WRONLY | OFlags::TRUNC | OFlags::NONBLOCK, 0)?;
         }
         Ok(Done::Descriptor(opened))
     }
@@ -264,10 +270,14 @@ fn both(descriptors: &[OwnedFd]) -> Result<(BorrowedFd<'_>, BorrowedFd<'_>), Err
     }
 }
 
-/// "EACCES: search permission is denied for a component of the path prefix", in the order in which they were searched.
-fn search(directories: &[OwnedFd]) -> Outcome {
-    for directory in directories {
-        rustix::fs::accessat(directory, c".", Access::EXEC_OK, AtFlags::EACCESS)?;
+/// "EACCES: search permission is denied for a component of the path prefix", in the order in which they were searched. A link
+/// into another process takes what ptrace(2) calls PTRACE_MODE_READ_FSCREDS, which reading its text asks for too.
+fn search(directories: &[OwnedFd], links: &[Option<Vec<u8>>]) -> Outcome {
+    for (directory, link) in directories.iter().zip(links) {
+        match link {
+            None => rustix::fs::accessat(directory, c".", Access::EXEC_OK, AtFlags::EACCESS)?,
+            Some(link) => drop(rustix::fs::readlinkat(directory, link.as_slice(), Vec::new())?),
+        }
     }
     Ok(VALUE)
 }

@@ -36,8 +36,12 @@ fn object(path: &Path) -> OwnedFd {
     rustix::fs::open(path, flags, rustix::fs::Mode::empty()).expect("open object")
 }
 
+fn searched(path: &Path) -> Searched {
+    Searched { directory: object(path), link: None }
+}
+
 fn create(name: &[u8], flags: u32, existing: Option<(u64, u64)>) -> Operation {
-    Operation::Create { name: name.to_vec(), flags, mode: 0o666, existing }
+    Operation::OpenEntry { name: name.to_vec(), flags, mode: 0o666, existing }
 }
 
 const O_WRONLY: u32 = 0o1;
@@ -81,18 +85,20 @@ fn it_acts_as_the_thread_it_acts_for() {
         std::thread::sleep(Duration::from_millis(1));
     }
     let (helper, credentials) = helper(child.pid());
-    let act = |operation, descriptors: &[BorrowedFd<'_>], searched: &[BorrowedFd<'_>]| {
+    let act = |operation, descriptors: &[BorrowedFd<'_>], searched: &[&Searched]| {
         told(helper.perform(&credentials, operation, descriptors, searched, LIMIT))
     };
     let (here, inside) = (directory(&open), directory(&closed));
-    assert_eq!(act(create(b"new", O_WRONLY | O_CREAT, None), &[here.as_fd()], &[here.as_fd()]), "descriptor");
+    assert_eq!(act(create(b"new", O_WRONLY | O_CREAT, None), &[here.as_fd()], &[&searched(&open)]), "descriptor");
     let made = open.join("new").metadata().expect("metadata");
     assert_eq!((made.uid(), made.gid(), made.mode() & 0o7777), (4321, 4321, 0o640));
     // what root could do the thread cannot
     let inner = object(&closed.join("inner"));
     assert_eq!(act(Operation::Open { flags: O_WRONLY, mode: 0 }, &[inner.as_fd()], &[]), "EACCES");
     assert_eq!(act(create(b"x", O_WRONLY | O_CREAT, None), &[inside.as_fd()], &[]), "EACCES");
-    assert_eq!(act(create(b"x", O_WRONLY | O_CREAT, None), &[here.as_fd()], &[inside.as_fd()]), "EACCES");
+    assert_eq!(act(create(b"x", O_WRONLY | O_CREAT, None), &[here.as_fd()], &[&searched(&closed)]), "EACCES");
+    let foreign = Searched { directory: object(Path::new("/proc/1")), link: Some(b"root".to_vec()) };
+    assert_eq!(act(create(b"x", O_WRONLY | O_CREAT, None), &[here.as_fd()], &[&foreign]), "EACCES");
     let owner = Operation::ChangeOwner { subject: Subject::Object, uid: Some(0), gid: None };
     assert_eq!(act(owner, &[object(&open.join("new")).as_fd()], &[]), "EPERM");
     let node = Operation::MakeNode { name: b"null".to_vec(), mode: 0o020_666, device: 0x103 };

@@ -32,6 +32,8 @@ const PROC_ROOT_INODE: u64 = 1;
 pub(super) enum Link {
     /// To be walked from the directory of the link, or from the root when it starts with a slash.
     Text(Vec<u8>),
+    /// `self` or `thread-self`, as the task reads it: to be walked from the directory of the link.
+    Own(Vec<u8>),
     /// Straight to this object.
     Object(OwnedFd),
 }
@@ -58,8 +60,8 @@ pub(super) fn read(
         return follow_in_process_directory(parent, name, link);
     }
     match name {
-        b"self" => Ok(Link::Text(own_directory(task, parent)?.0)),
-        b"thread-self" => Ok(Link::Text(own_directory(task, parent)?.1)),
+        b"self" => Ok(Link::Own(own_directory(task, parent)?.0)),
+        b"thread-self" => Ok(Link::Own(own_directory(task, parent)?.1)),
         _ => text_of(link),
     }
 }
@@ -129,17 +131,51 @@ fn is_process(
     }
 }
 
+/// Whether `directory` is one of the task's own process in a procfs, its threads' among them: the kernel asks for no permission
+/// there (fs/proc/fd.c, `proc_fd_permission`; ptrace(2), "Ptrace access mode checking": the caller's own thread group).
+pub(super) fn is_own(task: &Task, directory: BorrowedFd<'_>) -> bool {
+    let is_procfs = file_system_of(directory).is_ok_and(|(kind, _)| kind == PROC_SUPER_MAGIC);
+    is_procfs && own_ids(task).is_ok_and(|(namespace, ids)| is_of_process(directory, namespace, &ids))
+}
+
+fn own_ids(task: &Task) -> Result<((u64, u64), NamespaceIds), Errno> {
+    let status = process::read_proc_file(CWD, &format!("/proc/{}/status", task.tid()))?;
+    let namespace = rustix::fs::statat(CWD, format!("/proc/{}/ns/pid", task.tid()), AtFlags::empty())?;
+    Ok(((namespace.st_dev, namespace.st_ino), NamespaceIds::parse(&status).ok_or(Errno::PROTO)?))
+}
+
+/// `/proc/PID`, `/proc/PID/fd`, `/proc/PID/task/TID` and its `fd` are a process's; `/proc/PID/task` is nobody's.
+fn is_of_process(directory: BorrowedFd<'_>, namespace: (u64, u64), ids: &NamespaceIds) -> bool {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let above = |path: &str| {
+        let limits = ResolveFlags::NO_XDEV | ResolveFlags::NO_SYMLINKS;
+        rustix::fs::openat2(directory, path, flags, Mode::empty(), limits)
+    };
+    let innermost = ids.process.last().copied().unwrap_or(0);
+    [".", ".."]
+        .iter()
+        .filter_map(|path| above(path).ok())
+        .any(|folder| examine_folder(folder.as_fd(), namespace, innermost).unwrap_or(false))
+}
+
 fn examine_process(procfs: BorrowedFd<'_>, number: u32, namespace: (u64, u64), innermost: u32) -> Result<bool, Errno> {
     let limits = ResolveFlags::NO_XDEV | ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
     let directory_flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let folder = rustix::fs::openat2(procfs, number.to_string(), directory_flags, Mode::empty(), limits)?;
-    let namespaces = rustix::fs::openat2(&folder, c"ns", directory_flags, Mode::empty(), limits)?;
+    examine_folder(folder.as_fd(), namespace, innermost)
+}
+
+/// Whether `folder` is `/proc/PID` of the process whose pid namespace is `namespace` and whose number there is `innermost`.
+fn examine_folder(folder: BorrowedFd<'_>, namespace: (u64, u64), innermost: u32) -> Result<bool, Errno> {
+    let limits = ResolveFlags::NO_XDEV | ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+    let directory_flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let namespaces = rustix::fs::openat2(folder, c"ns", directory_flags, Mode::empty(), limits)?;
     let found = rustix::fs::statat(&namespaces, c"pid", AtFlags::empty())?;
     if (found.st_dev, found.st_ino) != namespace {
         return Ok(false);
     }
     let status_flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOCTTY;
-    let status = rustix::fs::openat2(folder.as_fd(), c"status", status_flags, Mode::empty(), limits)?;
+    let status = rustix::fs::openat2(folder, c"status", status_flags, Mode::empty(), limits)?;
     let text = process::read_bounded(&status, process::MAX_STATUS_BYTES)?;
     let ids = NamespaceIds::parse(&text).ok_or(Errno::PROTO)?;
     Ok(ids.process.last() == Some(&innermost))

@@ -127,6 +127,29 @@ pub struct Resolved {
     pub path: Option<Vec<u8>>,
     /// Whether the path demanded a directory by a trailing slash.
     pub trailing_slash: bool,
+    /// What kind of links were followed on the way.
+    pub passed: Passed,
+}
+
+/// The links followed on the way to an object, as far as openat2(2) tells them apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Passed {
+    /// None, or such as mean the same to everybody.
+    #[default]
+    Text,
+    /// `/proc/self` or `/proc/thread-self`, and no jump.
+    OwnProcess,
+    /// A link that is no text ("magic link").
+    Jump,
+}
+
+/// A directory in which something was looked up for a thread: it must let the thread search it.
+#[derive(Debug)]
+pub struct Searched {
+    /// The directory, `O_PATH`.
+    pub directory: OwnedFd,
+    /// A link in it that is no text and was followed: that takes the right to look into the process it is of (proc(5)).
+    pub link: Option<Vec<u8>>,
 }
 
 /// A thread whose paths are resolved.
@@ -136,7 +159,7 @@ pub struct Task {
     root: OwnedFd,
     root_identity: OnceCell<Identity>,
     root_text: OnceCell<Option<Vec<u8>>>,
-    searched: Option<RefCell<Vec<OwnedFd>>>,
+    searched: Option<RefCell<Vec<Searched>>>,
 }
 
 impl Task {
@@ -149,24 +172,36 @@ impl Task {
         Ok(Self { tid, root, root_identity: OnceCell::new(), root_text: OnceCell::new(), searched: None })
     }
 
+    /// The same thread with `root` as its root directory, as openat2(2) makes it with `RESOLVE_IN_ROOT`.
+    ///
+    /// # Errors
+    /// [`ResolveError::Unable`].
+    pub fn below(&self, root: OwnedFd) -> Result<Self, ResolveError> {
+        let searched = self.searched.as_ref().map(|_| RefCell::default());
+        Ok(Self { tid: self.tid, root, root_identity: OnceCell::new(), root_text: OnceCell::new(), searched })
+    }
+
     /// Goes component by component from now on and keeps every directory in which something is looked up, so that it can be
     /// asked afterwards whether the thread may search them.
     pub fn keep_searched(&mut self) {
         self.searched.get_or_insert_default();
     }
 
-    /// Hands out the directories that were searched since the last time, in that order, each `O_PATH`.
+    /// Hands out what was searched and followed since the last time, in that order.
     #[must_use]
-    pub fn take_searched(&self) -> Vec<OwnedFd> {
+    pub fn take_searched(&self) -> Vec<Searched> {
         self.searched.as_ref().map(RefCell::take).unwrap_or_default()
     }
 
-    /// Notes that something is looked up in `directory`.
-    fn note_search(&self, directory: BorrowedFd<'_>) -> Result<(), ResolveError> {
+    /// Notes that something is looked up in `directory`, or that the link `link` in it is followed without being text.
+    fn note_search(&self, directory: BorrowedFd<'_>, link: Option<&[u8]>) -> Result<(), ResolveError> {
         let Some(searched) = &self.searched else { return Ok(()) };
-        let copy = rustix::io::fcntl_dupfd_cloexec(directory, 0)
+        if magic_links::is_own(self, directory) {
+            return Ok(());
+        }
+        let directory = rustix::io::fcntl_dupfd_cloexec(directory, 0)
             .map_err(|source| ResolveError::Unable { step: "keep a directory", source })?;
-        searched.borrow_mut().push(copy);
+        searched.borrow_mut().push(Searched { directory, link: link.map(<[u8]>::to_vec) });
         Ok(())
     }
 
@@ -213,19 +248,18 @@ impl Task {
         handles::object(self, mount, handle)
     }
 
-    /// What openat2(2) with the restrictions `resolve` (`RESOLVE_*`) finds at `path`; when the last component need not exist,
-    /// it only gets along the path before it, and the answer is `None`.
+    /// What openat2(2) with the restrictions `resolve` (`RESOLVE_*`) finds at `path`.
     ///
     /// # Errors
     /// [`ResolveError::Answer`] with what it fails with: `ELOOP`, `EXDEV`, `ENOENT`.
-    pub fn check_restrictions(
-        &self,
-        base: Base,
-        path: &[u8],
-        resolve: u64,
-        exists: bool,
-    ) -> Result<Option<Found>, ResolveError> {
-        restrictions::check(self, base, path, resolve, exists)
+    pub fn check_restrictions(&self, base: Base, path: &[u8], resolve: u64) -> Result<Found, ResolveError> {
+        restrictions::check(self, base, path, resolve)
+    }
+
+    /// Whether `directory` is one of the thread's own process in a procfs, which it may search whatever its mode.
+    #[must_use]
+    pub fn is_own_process_directory(&self, directory: BorrowedFd<'_>) -> bool {
+        magic_links::is_own(self, directory)
     }
 
     /// Device and inode of the thread's mount namespace (namespaces(7)).

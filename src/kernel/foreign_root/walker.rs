@@ -12,6 +12,7 @@ use crate::kernel::foreign_root::AT_FDCWD;
 use crate::kernel::foreign_root::Base;
 use crate::kernel::foreign_root::Follow;
 use crate::kernel::foreign_root::Found;
+use crate::kernel::foreign_root::Passed;
 use crate::kernel::foreign_root::ResolveError;
 use crate::kernel::foreign_root::Resolved;
 use crate::kernel::foreign_root::Task;
@@ -64,6 +65,7 @@ struct Walk<'task> {
     /// What is still to be walked.
     rest: Vec<u8>,
     links: u32,
+    passed: Passed,
 }
 
 /// What a step ended with.
@@ -82,13 +84,20 @@ pub(super) fn resolve(task: &Task, base: Base, path: &[u8], follow: Follow) -> R
     }
     let absolute = path.starts_with(b"/") || base == Base::Root;
     let mut walk = if absolute {
-        Walk { task, here: Place::Root(task.root()), known: Some(Vec::new()), rest: path.to_vec(), links: 0 }
+        Walk {
+            task,
+            here: Place::Root(task.root()),
+            known: Some(Vec::new()),
+            rest: path.to_vec(),
+            links: 0,
+            passed: Passed::Text,
+        }
     } else {
         let start = match base {
             Base::Descriptor(number) if number != AT_FDCWD => task.open_descriptor(number)?,
             _ => task.open_cwd()?,
         };
-        Walk { task, here: Place::Opened(start), known: None, rest: path.to_vec(), links: 0 }
+        Walk { task, here: Place::Opened(start), known: None, rest: path.to_vec(), links: 0, passed: Passed::Text }
     };
     let leap = if task.searched.is_none() { fast_path::leap(walk.here.as_fd(), absolute, path) } else { None };
     if let Some(leap) = leap {
@@ -127,7 +136,7 @@ impl<'task> Walk<'task> {
         let last = tail.iter().all(|byte| *byte == b'/');
         match component {
             b"" => return self.finish_here(false),
-            b"." => self.task.note_search(self.here.as_fd())?,
+            b"." => self.task.note_search(self.here.as_fd(), None)?,
             b".." => self.up()?,
             _ if last => return self.last(component, !tail.is_empty(), follow),
             _ => return self.descend(component, tail),
@@ -141,7 +150,7 @@ impl<'task> Walk<'task> {
 
     /// `..`: up, but never above the task's root.
     fn up(&mut self) -> Result<(), ResolveError> {
-        self.task.note_search(self.here.as_fd())?;
+        self.task.note_search(self.here.as_fd(), None)?;
         if matches!(self.here, Place::Root(_)) || Identity::of(self.here.as_fd())? == self.task.root_identity()? {
             self.known = Some(Vec::new());
             return Ok(());
@@ -160,7 +169,7 @@ impl<'task> Walk<'task> {
 
     /// A component that is not the last: a directory, or a link to one.
     fn descend(mut self, component: &[u8], tail: &[u8]) -> Result<Step<'task>, ResolveError> {
-        self.task.note_search(self.here.as_fd())?;
+        self.task.note_search(self.here.as_fd(), None)?;
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let found = match rustix::fs::openat(self.here.as_fd(), component, flags | OFlags::DIRECTORY, Mode::empty()) {
             Ok(directory) => {
@@ -194,11 +203,13 @@ impl<'task> Walk<'task> {
 
     /// The last component.
     fn last(self, name: &[u8], slash: bool, follow: Follow) -> Result<Step<'task>, ResolveError> {
-        self.task.note_search(self.here.as_fd())?;
+        self.task.note_search(self.here.as_fd(), None)?;
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let found = match rustix::fs::openat(self.here.as_fd(), name, flags, Mode::empty()) {
             Ok(fd) => Found::identify(fd)?,
             Err(Errno::NOENT) => return self.finish_entry(name, slash, None),
+            // the call itself says so, after whatever it looks at before
+            Err(Errno::NAMETOOLONG) if follow == Follow::Entry => return self.finish_entry(name, slash, None),
             Err(errno) => return Err(ResolveError::of_lookup("look up the last component", errno)),
         };
         let follows = match follow {
@@ -223,6 +234,12 @@ impl<'task> Walk<'task> {
         }
         self.links = self.links.saturating_add(1);
         match magic_links::read(self.task, self.here.as_fd(), name, link.fd.as_fd())? {
+            Link::Own(text) => {
+                self.passed = if self.passed == Passed::Jump { Passed::Jump } else { Passed::OwnProcess };
+                self.rest = text;
+                self.rest.extend_from_slice(tail);
+                Ok(Step::Onward(self))
+            }
             Link::Text(mut text) => {
                 if text.starts_with(b"/") {
                     self.here = Place::Root(self.task.root());
@@ -232,7 +249,11 @@ impl<'task> Walk<'task> {
                 self.rest = text;
                 Ok(Step::Onward(self))
             }
-            Link::Object(fd) => self.jump(fd, tail),
+            Link::Object(fd) => {
+                self.passed = Passed::Jump;
+                self.task.note_search(self.here.as_fd(), Some(name))?;
+                self.jump(fd, tail)
+            }
         }
     }
 
@@ -252,6 +273,7 @@ impl<'task> Walk<'task> {
                 parent_id: None,
                 path,
                 trailing_slash: !tail.is_empty(),
+                passed: self.passed,
             }));
         }
         self.here = Place::Opened(found.fd);
@@ -274,6 +296,7 @@ impl<'task> Walk<'task> {
             parent_id: None,
             path,
             trailing_slash,
+            passed: self.passed,
         }))
     }
 
@@ -300,6 +323,7 @@ impl<'task> Walk<'task> {
             parent_id: Some((parent.device, parent.inode)),
             path,
             trailing_slash,
+            passed: self.passed,
         }))
     }
 }

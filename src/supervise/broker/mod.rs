@@ -27,6 +27,7 @@ use crate::kernel::broker::Done;
 use crate::kernel::broker::Helper;
 use crate::kernel::broker::Home;
 use crate::kernel::broker::Operation as Deed;
+use crate::kernel::foreign_root::Searched;
 use crate::kernel::seccomp_notify::Listener;
 use crate::kernel::seccomp_notify::Notification;
 use crate::supervise::broker::plan::Plan;
@@ -135,27 +136,39 @@ impl Broker {
             notification.args
         };
         let may_open_by_handle = home.user.is_none() && credentials.has_capability(CAP_DAC_READ_SEARCH);
-        let planned = Planner { request, arguments, target, may_open_by_handle }.plan();
+        target.begin();
+        let searches_everything = credentials.may_search_everything(&home);
+        let planned = Planner { request, arguments, target, may_open_by_handle, searches_everything }.plan();
         let (deed, on, close_on_exec) = match planned {
             Ok(Plan::LetGo) => return Ok(CarriedOut::LetGo),
+            Ok(Plan::Nothing) => return Ok(CarriedOut::Value(0)),
             Ok(Plan::Perform { deed, on, close_on_exec }) => (Ok(deed), on, close_on_exec),
-            Err(TargetError::Nowhere(errno) | TargetError::Unreadable { errno, .. }) => (Err(errno), Vec::new(), false),
+            // what fails by itself fails before any directory is looked at
+            Err(TargetError::Unreadable { errno, .. }) => return Ok(CarriedOut::Failed(errno)),
+            Err(TargetError::Nowhere(errno)) => (Err(errno), Vec::new(), false),
             Err(TargetError::Gone) => return Ok(CarriedOut::Gone),
             Err(TargetError::Unable(reason)) => return Err(CannotCarryOut::Argument(reason)),
         };
-        let searched = if credentials.may_search_everything(&home) { Vec::new() } else { target.searched() };
+        let searched = if searches_everything { Vec::new() } else { target.searched() };
         let deed = match deed {
             Ok(deed) => deed,
             Err(errno) if searched.is_empty() => return Ok(CarriedOut::Failed(errno)),
             // a directory on the way that may not be searched comes first
             Err(errno) => {
-                return match self.perform(home, &credentials, Deed::Search, &[], &searched, LONG_PATIENCE)? {
+                return match self.perform(
+                    home,
+                    &credentials,
+                    Deed::Search { links: Vec::new() },
+                    &[],
+                    &searched,
+                    LONG_PATIENCE,
+                )? {
                     Done::Failed(refused) => Ok(CarriedOut::Failed(refused)),
                     _ => Ok(CarriedOut::Failed(errno)),
                 };
             }
         };
-        let opens = matches!(deed, Deed::Open { .. } | Deed::Create { .. });
+        let opens = matches!(deed, Deed::Open { .. } | Deed::OpenEntry { .. });
         let limit = if opens { PATIENCE } else { LONG_PATIENCE };
         match self.perform(home, &credentials, deed, &on, &searched, limit) {
             Ok(done) => Ok(carried_out(done, close_on_exec)),
@@ -179,7 +192,7 @@ impl Broker {
         credentials: &Credentials,
         deed: Deed,
         on: &[Arc<OwnedFd>],
-        searched: &[Arc<OwnedFd>],
+        searched: &[Arc<Searched>],
         limit: Duration,
     ) -> Result<Done, BrokerError> {
         match self.helpers.iter().position(|helper| helper.home().is(&home)) {
@@ -196,12 +209,10 @@ impl Broker {
             }
         }
         let helper = self.helpers.last().ok_or(BrokerError::Gone)?;
-        helper.perform(credentials, deed, &borrowed(on), &borrowed(searched), limit)
+        let on: Vec<BorrowedFd<'_>> = on.iter().map(|descriptor| descriptor.as_fd()).collect();
+        let searched: Vec<&Searched> = searched.iter().map(Arc::as_ref).collect();
+        helper.perform(credentials, deed, &on, &searched, limit)
     }
-}
-
-fn borrowed(descriptors: &[Arc<OwnedFd>]) -> Vec<BorrowedFd<'_>> {
-    descriptors.iter().map(|descriptor| descriptor.as_fd()).collect()
 }
 
 fn carried_out(done: Done, close_on_exec: bool) -> CarriedOut {

@@ -5,9 +5,12 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use crate::kernel::Errno;
+use crate::kernel::broker;
 use crate::kernel::broker::Operation as Deed;
 use crate::kernel::broker::Subject;
 use crate::kernel::foreign_root::Base;
+use crate::kernel::foreign_root::Follow;
+use crate::kernel::foreign_root::Passed;
 use crate::supervise::argument::Argument;
 use crate::supervise::argument::OpenHow;
 use crate::supervise::broker::attributes;
@@ -18,13 +21,19 @@ use crate::supervise::decode::Request;
 use crate::supervise::decode::abi::Abi;
 use crate::supervise::decode::abi::Call;
 use crate::supervise::decode::flags::OpenFlags;
+use crate::supervise::decode::flags::at;
+use crate::supervise::decode::flags::rename;
 use crate::supervise::target::Object;
 use crate::supervise::target::ObjectKind;
+use crate::supervise::target::Place;
 use crate::supervise::target::Target;
 use crate::supervise::target::TargetError;
 
 /// `O_CLOEXEC` (open(2)), the same everywhere.
 const O_CLOEXEC: u32 = 0o2_000_000;
+
+/// Longest name of an entry (limits.h).
+const NAME_MAX: usize = 255;
 
 /// What is to be done for the process.
 #[derive(Debug)]
@@ -38,6 +47,8 @@ pub enum Plan {
         /// Whether a descriptor that is opened closes on exec in the process.
         close_on_exec: bool,
     },
+    /// Nothing: the call succeeds and changes nothing.
+    Nothing,
     /// Nothing can be exchanged that would matter: the kernel may read the arguments again.
     LetGo,
 }
@@ -55,6 +66,8 @@ pub struct Planner<'a> {
     pub target: &'a dyn Target,
     /// Whether it may open files by handle (CAP_DAC_READ_SEARCH, open_by_handle_at(2)).
     pub may_open_by_handle: bool,
+    /// Whether it may search every directory, by capability.
+    pub searches_everything: bool,
 }
 
 /// A deed on `on`.
@@ -62,9 +75,14 @@ pub fn perform(deed: Deed, on: Vec<Arc<OwnedFd>>) -> PlanOrError {
     Ok(Plan::Perform { deed, on, close_on_exec: false })
 }
 
-/// The call fails so.
+/// The call fails so, once its paths were looked up.
 pub fn fails<T>(errno: Errno) -> Result<T, TargetError> {
     Err(TargetError::Nowhere(errno))
+}
+
+/// The call fails so before any path is looked up.
+pub fn fails_at_once<T>(errno: Errno) -> Result<T, TargetError> {
+    Err(TargetError::Unreadable { address: 0, errno })
 }
 
 /// Low half of an argument: the kernel takes no more of an `int`.
@@ -85,6 +103,7 @@ impl Planner<'_> {
     /// [`TargetError`].
     pub fn plan(&self) -> PlanOrError {
         let [_, b, c, d, e, _] = self.arguments;
+        self.check_numbers()?;
         match self.request.operation {
             Operation::Open { path, flags } => {
                 let (word, mode) = match self.request.call {
@@ -92,14 +111,13 @@ impl Planner<'_> {
                     Call::Creat => (OpenFlags::CREAT.bits(), b),
                     _ => (word(c), d),
                 };
+                broker::check_open_flags(word).or_else(fails_at_once)?;
+                self.refuse_trailing_slash(path, flags)?;
                 self.open(&Argument::read(self.target, path)?, flags, word, mode)
             }
             Operation::OpenHow { base, pointer, how, how_bytes } => self.open_how(base, pointer, how, how_bytes),
             Operation::OpenByHandle { mount, handle, .. } => self.open_by_handle(mount, handle, word(c)),
-            Operation::Rename { old, new, flags } => {
-                let (old, new) = (self.entry(old)?, self.entry(new)?);
-                perform(Deed::Rename { old: old.name, new: new.name, flags }, vec![old.directory, new.directory])
-            }
+            Operation::Rename { old, new, flags } => self.rename(old, new, flags),
             Operation::Link { old, new } => self.link(old, new),
             Operation::MakeEntry { new } => self.make_entry(new),
             Operation::Unlink { path, directory } => {
@@ -120,9 +138,66 @@ impl Planner<'_> {
         }
     }
 
-    /// The directory and name of an entry.
+    /// What the kernel refuses by numbers alone, before it looks at any path.
+    fn check_numbers(&self) -> Result<(), TargetError> {
+        const LINK_FLAGS: u32 = at::SYMLINK_FOLLOW | at::EMPTY_PATH;
+        const OBJECT_FLAGS: u32 = at::SYMLINK_NOFOLLOW | at::EMPTY_PATH;
+        const ALL_RENAME_FLAGS: u32 = 7;
+        let [_, b, c, d, e, _] = self.arguments;
+        let exchanges_and_more = |flags: u32| flags & rename::EXCHANGE != 0 && flags != rename::EXCHANGE;
+        let is_wrong = match self.request.call {
+            Call::Renameat2 => word(e) & !ALL_RENAME_FLAGS != 0 || exchanges_and_more(word(e)),
+            Call::Linkat => word(e) & !LINK_FLAGS != 0,
+            Call::Unlinkat => word(c) & !at::REMOVEDIR != 0,
+            Call::Fchownat => word(e) & !OBJECT_FLAGS != 0,
+            Call::Fchmodat2 => word(d) & !OBJECT_FLAGS != 0,
+            Call::Truncate | Call::Truncate64 => attributes::length(self) < 0,
+            Call::Mknod => return check_node(word(b)),
+            Call::Mknodat => return check_node(word(c)),
+            _ => false,
+        };
+        if is_wrong { fails_at_once(Errno::INVAL) } else { Ok(()) }
+    }
+
+    /// Whether an entry lies in a directory of the process's own in a procfs, where it may look things up and a helper may not.
+    pub fn is_for_the_process_alone(&self, place: &Place) -> bool {
+        let is_own = |directory| self.target.is_own_process_directory(directory);
+        !self.searches_everything && place.directory.as_deref().is_some_and(is_own)
+    }
+
+    /// The directory and name of an entry that is made or removed. In a directory of the process's own in a procfs neither can be
+    /// done (fs/proc/fd.c has no operation for it), so it is said without a helper.
     pub fn entry(&self, path: PathArgument) -> Result<Entry, TargetError> {
-        Entry::of(&Argument::read(self.target, path)?)
+        let argument = Argument::read(self.target, path)?;
+        let place = &argument.place;
+        if self.is_for_the_process_alone(place) {
+            let removes = matches!(self.request.operation, Operation::Unlink { .. });
+            let removes_directory = matches!(self.request.operation, Operation::Unlink { directory: true, .. });
+            return fails(match &place.object {
+                None => Errno::NOENT,
+                Some(_) if !removes => Errno::EXIST,
+                Some(object) if removes_directory && object.kind != ObjectKind::Directory => Errno::NOTDIR,
+                Some(_) => Errno::PERM,
+            });
+        }
+        Entry::of(&argument)
+    }
+
+    /// fs/namei.c, `do_renameat2`: both directories first, then whether they are of one mount, then what stands there.
+    fn rename(&self, old: PathArgument, new: PathArgument, flags: u32) -> PlanOrError {
+        let (old, new) = (Argument::read(self.target, old)?, Argument::read(self.target, new)?);
+        let is_own = |argument: &Argument| self.is_for_the_process_alone(&argument.place);
+        match (is_own(&old), is_own(&new)) {
+            (false, false) => {}
+            (true, true) if old.place.object.is_none() => return fails(Errno::NOENT),
+            (true, true) if flags & rename::NOREPLACE != 0 && new.place.object.is_some() => return fails(Errno::EXIST),
+            // "If oldpath and newpath are existing hard links referring to the same file, then rename() does nothing"
+            (true, true) if old.place.name == new.place.name => return Ok(Plan::Nothing),
+            (true, true) => return fails(Errno::PERM),
+            _ => return fails(Errno::XDEV),
+        }
+        let (old, new) = (Entry::of(&old)?, Entry::of(&new)?);
+        perform(Deed::Rename { old: old.name, new: new.name, flags }, vec![old.directory, new.directory])
     }
 
     /// What the path leads to.
@@ -138,20 +213,43 @@ impl Planner<'_> {
         let mode = self::word(mode) & 0o7777;
         let close_on_exec = word & O_CLOEXEC != 0;
         let place = &argument.place;
-        let creates = flags.creates();
+        let is_missing_or_link = place.object.as_ref().is_none_or(|object| object.kind == ObjectKind::Symlink);
+        if is_missing_or_link && self.is_for_the_process_alone(place) {
+            return fails(match &place.object {
+                Some(_) if flags.is_exclusive() => Errno::EXIST,
+                Some(_) if flags.is_directory() => Errno::NOTDIR,
+                Some(_) => Errno::LOOP,
+                None if flags.creates() => Errno::ACCESS,
+                None => Errno::NOENT,
+            });
+        }
         let (deed, on) = match &place.object {
-            // reached by a link that is no text: there is no entry that could be created
-            Some(object) if !creates || (place.directory.is_none() && last_word(&argument.asked).is_none()) => {
+            Some(object) if !self.is_opened_by_entry(argument, object, flags) => {
                 (Deed::Open { flags: word, mode }, self.device(object)?)
             }
-            None if !creates => return fails(Errno::NOENT),
+            None if !flags.creates() => return fails(Errno::NOENT),
             object => {
                 let entry = Entry::of(argument)?;
                 let existing = object.as_ref().map(|object| (object.id.device, object.id.inode));
-                (Deed::Create { name: entry.name, flags: word, mode, existing }, entry.directory)
+                (Deed::OpenEntry { name: entry.name, flags: word, mode, existing }, entry.directory)
             }
         };
         Ok(Plan::Perform { deed, on: vec![on], close_on_exec })
+    }
+
+    /// Whether an object that is there is opened by its entry: where the directory, or not following, is part of what the kernel
+    /// checks. Else it is opened itself, whatever has become of its entry.
+    fn is_opened_by_entry(&self, argument: &Argument, object: &Object, flags: OpenFlags) -> bool {
+        const STICKY: u32 = 0o1000;
+        let Some(directory) = &argument.place.directory else {
+            // reached by a link that is no text there is no entry; by `.`, `..` or `/` there is, for the kernel to refuse
+            return flags.creates() && last_word(&argument.asked).is_some();
+        };
+        // proc(5), fs.protected_regular and fs.protected_fifos: in sticky directories only
+        let is_sticky = || rustix::fs::fstat(directory).is_ok_and(|status| status.st_mode & STICKY != 0);
+        flags.is_exclusive()
+            || flags.is_no_follow()
+            || (flags.creates() && (object.kind == ObjectKind::Directory || is_sticky()))
     }
 
     /// What is opened for an object: itself, but for `/dev/tty`, which is the terminal of whoever opens it (tty(4)).
@@ -166,22 +264,35 @@ impl Planner<'_> {
     fn open_how(&self, base: Base, pointer: u64, how: u64, how_bytes: u64) -> PlanOrError {
         const O_PATH: u64 = 0o10_000_000;
         const O_DIRECTORY: u64 = 0o200_000;
+        const RESOLVE_BENEATH: u64 = 0x08;
         const RESOLVE_CACHED: u64 = 0x20;
         let how = OpenHow::read(self.target, how, how_bytes)?;
         let flags = OpenFlags::new(self.request.abi, how.flags);
-        if how.flags > u64::from(u32::MAX) || how.mode > 0o7777 {
-            return fails(Errno::INVAL);
-        }
-        if how.mode != 0 && !flags.creates() && !flags.is_unnamed() {
-            return fails(Errno::INVAL);
-        }
+        broker::check_open_how(how.flags, how.mode, how.resolve).or_else(fails_at_once)?;
         // "EAGAIN: … or RESOLVE_CACHED was set, and the open operation cannot be performed cached"
         if how.resolve & RESOLVE_CACHED != 0 {
-            return fails(Errno::AGAIN);
+            return fails_at_once(Errno::AGAIN);
         }
-        let argument = how.argument(self.target, base, pointer, flags)?;
+        if how.resolve & RESOLVE_BENEATH != 0 && self.target.path(pointer)?.starts_with(b"/") {
+            return fails_at_once(Errno::XDEV);
+        }
+        if how.resolve == 0 {
+            let follow = if flags.follows() { Follow::Last } else { Follow::NoLast };
+            self.refuse_trailing_slash(PathArgument { base, pointer, empty_is_base: false, follow }, flags)?;
+        }
+        let argument = match how.argument(self.target, base, pointer, flags) {
+            // a restriction that stops the path earlier comes first
+            Err(error @ TargetError::Nowhere(_)) if how.resolve != 0 && !how.is_in_root() => {
+                let asked = self.target.path(pointer)?;
+                if !asked.is_empty() {
+                    self.target.check_restrictions(base, &asked, how.resolve, &Place::default())?;
+                }
+                return Err(error);
+            }
+            argument => argument?,
+        };
         if how.resolve != 0 {
-            self.target.check_restrictions(base, &argument.asked, how.resolve, &argument.place)?;
+            self.check_restrictions(base, &argument, how.resolve, flags)?;
         }
         if how.flags & O_PATH == 0 {
             return self.open(&argument, flags, word(how.flags), how.mode);
@@ -198,9 +309,46 @@ impl Planner<'_> {
         }
     }
 
+    /// fs/namei.c, `nd_jump_link` and `pick_link`: which links `RESOLVE_*` stop at. Paths through `/proc/self` mean another process
+    /// to us, so what is left of them is not asked of the kernel.
+    fn check_restrictions(
+        &self,
+        base: Base,
+        argument: &Argument,
+        resolve: u64,
+        flags: OpenFlags,
+    ) -> Result<(), TargetError> {
+        const NO_XDEV: u64 = 0x01;
+        const NO_MAGICLINKS: u64 = 0x02;
+        const NO_SYMLINKS: u64 = 0x04;
+        const BENEATH_OR_IN_ROOT: u64 = 0x18;
+        let stops = |bits: u64| resolve & bits != 0;
+        let is_missing = argument.place.object.is_none();
+        match argument.place.passed {
+            Passed::Text => match self.target.check_restrictions(base, &argument.asked, resolve, &argument.place) {
+                Err(TargetError::Nowhere(Errno::NOENT)) if is_missing && flags.creates() => Ok(()),
+                checked => checked,
+            },
+            Passed::Jump if stops(NO_MAGICLINKS | NO_SYMLINKS) => fails_at_once(Errno::LOOP),
+            Passed::Jump if stops(BENEATH_OR_IN_ROOT | NO_XDEV) => fails_at_once(Errno::XDEV),
+            Passed::OwnProcess if stops(NO_SYMLINKS) => fails_at_once(Errno::LOOP),
+            Passed::OwnProcess if stops(NO_XDEV) => fails_at_once(Errno::XDEV),
+            Passed::Jump | Passed::OwnProcess => Ok(()),
+        }
+    }
+
+    /// fs/namei.c, `open_last_lookups`: with `O_CREAT` a trailing slash is EISDIR, whatever stands there.
+    fn refuse_trailing_slash(&self, path: PathArgument, flags: OpenFlags) -> Result<(), TargetError> {
+        if !flags.creates() || !self.target.path(path.pointer)?.ends_with(b"/") {
+            return Ok(());
+        }
+        Argument::read(self.target, PathArgument { follow: Follow::Entry, ..path })?;
+        fails(Errno::ISDIR)
+    }
+
     fn open_by_handle(&self, mount: i32, pointer: u64, flags: u32) -> PlanOrError {
         if !self.may_open_by_handle {
-            return fails(Errno::PERM);
+            return fails_at_once(Errno::PERM);
         }
         let argument = Argument::of_handle(self.target, mount, pointer)?;
         let Some(object) = &argument.place.object else { return fails(Errno::STALE) };
@@ -209,12 +357,24 @@ impl Planner<'_> {
     }
 
     fn link(&self, old: PathArgument, new: PathArgument) -> PlanOrError {
-        use crate::kernel::foreign_root::Follow;
         let source = Argument::read(self.target, old)?;
+        // looked up to its end before the new name is looked at (fs/namei.c, `do_linkat`)
+        if source.place.object.is_none() {
+            return fails(Errno::NOENT);
+        }
         let entry = self.entry(new)?;
         if source.asked.is_empty() || old.follow == Follow::Last {
             let Some(object) = &source.place.object else { return fails(Errno::NOENT) };
             return perform(Deed::LinkObject { new: entry.name }, vec![handle(object)?, entry.directory]);
+        }
+        if self.is_for_the_process_alone(&source.place) {
+            let new = Argument::read(self.target, new)?.place;
+            return fails(match new.object {
+                Some(_) => Errno::EXIST,
+                None if new.name.len() > NAME_MAX => Errno::NAMETOOLONG,
+                None if new.slash => Errno::NOENT,
+                None => Errno::XDEV,
+            });
         }
         let source = Entry::of(&source)?;
         perform(Deed::LinkEntry { old: source.name, new: entry.name }, vec![source.directory, entry.directory])
@@ -227,7 +387,7 @@ impl Planner<'_> {
             Call::Symlink | Call::Symlinkat => {
                 let text = self.target.path(a)?;
                 if text.is_empty() {
-                    return fails(Errno::NOENT);
+                    return fails_at_once(Errno::NOENT);
                 }
                 let entry = entry(new)?;
                 perform(Deed::Symlink { text, name: entry.name }, vec![entry.directory])
@@ -276,6 +436,15 @@ impl Entry {
     #[must_use]
     pub fn subject(self) -> (Subject, Arc<OwnedFd>) {
         (Subject::Entry(self.name), self.directory)
+    }
+}
+
+/// fs/namei.c, `may_mknod`: a directory is EPERM, what is no type EINVAL.
+fn check_node(mode: u32) -> Result<(), TargetError> {
+    match mode & 0o170_000 {
+        0 | 0o100_000 | 0o020_000 | 0o060_000 | 0o010_000 | 0o140_000 => Ok(()),
+        0o040_000 => fails_at_once(Errno::PERM),
+        _ => fails_at_once(Errno::INVAL),
     }
 }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use crate::kernel::foreign_root::Base;
 use crate::kernel::foreign_root::Follow;
+use crate::kernel::foreign_root::Searched;
 use crate::model::attempt::ObjectId;
 use crate::supervise::live_target::LiveTarget;
 use crate::supervise::target::Object;
@@ -23,9 +24,12 @@ pub struct Remembering<'a> {
     bytes: Known<(u64, usize), Vec<u8>>,
     paths: Known<u64, Vec<u8>>,
     places: Known<(Base, Vec<u8>, Follow, bool), Place>,
+    /// What was searched for each of `places`, in their order.
+    searched: RefCell<Vec<Vec<Arc<Searched>>>>,
+    /// What was searched for those that were asked for since [`Remembering::begin`].
+    asked: RefCell<Vec<Arc<Searched>>>,
     objects: Known<Base, Object>,
     handles: Known<(i32, i32, Vec<u8>), Object>,
-    searched: RefCell<Vec<Arc<OwnedFd>>>,
 }
 
 impl<'a> Remembering<'a> {
@@ -40,13 +44,37 @@ impl<'a> Remembering<'a> {
             objects: RefCell::default(),
             handles: RefCell::default(),
             searched: RefCell::default(),
+            asked: RefCell::default(),
         }
     }
 
-    /// The directories searched so far, for all paths together, in the order in which they were.
+    /// From here on [`Remembering::searched`] counts.
+    pub fn begin(&self) {
+        self.asked.borrow_mut().clear();
+    }
+
+    /// What was searched for the paths asked for since [`Remembering::begin`], in the order in which they were: the order in
+    /// which the kernel goes.
     #[must_use]
-    pub fn searched(&self) -> Vec<Arc<OwnedFd>> {
-        self.searched.borrow().clone()
+    pub fn searched(&self) -> Vec<Arc<Searched>> {
+        self.asked.borrow().clone()
+    }
+
+    fn walked(
+        &self,
+        question: (Base, Vec<u8>, Follow, bool),
+        walk: impl FnOnce() -> Result<Place, TargetError>,
+    ) -> Result<Place, TargetError> {
+        let place = remembered(&self.places, question.clone(), || {
+            let place = walk();
+            let searched = self.live.take_searched().into_iter().map(Arc::new).collect();
+            self.searched.borrow_mut().push(searched);
+            place
+        });
+        let position = self.places.borrow().iter().position(|(asked, _)| *asked == question);
+        let searched = position.and_then(|position| self.searched.borrow().get(position).cloned());
+        self.asked.borrow_mut().extend(searched.unwrap_or_default());
+        place
     }
 
     /// Everything that was read of the process's memory: equal for a call that is issued again.
@@ -83,15 +111,11 @@ impl Target for Remembering<'_> {
     }
 
     fn resolve(&self, base: Base, path: &[u8], follow: Follow) -> Result<Place, TargetError> {
-        remembered(&self.places, (base, path.to_vec(), follow, false), || {
-            let place = self.live.resolve(base, path, follow);
-            self.searched.borrow_mut().extend(self.live.take_searched().into_iter().map(Arc::new));
-            place
-        })
+        self.walked((base, path.to_vec(), follow, false), || self.live.resolve(base, path, follow))
     }
 
     fn resolve_below(&self, base: Base, path: &[u8], follow: Follow) -> Result<Place, TargetError> {
-        remembered(&self.places, (base, path.to_vec(), follow, true), || self.live.resolve_below(base, path, follow))
+        self.walked((base, path.to_vec(), follow, true), || self.live.resolve_below(base, path, follow))
     }
 
     fn object(&self, base: Base) -> Result<Object, TargetError> {
@@ -116,6 +140,10 @@ impl Target for Remembering<'_> {
 
     fn check_restrictions(&self, base: Base, path: &[u8], resolve: u64, place: &Place) -> Result<(), TargetError> {
         self.live.check_restrictions(base, path, resolve, place)
+    }
+
+    fn is_own_process_directory(&self, directory: &OwnedFd) -> bool {
+        self.live.is_own_process_directory(directory)
     }
 
     fn is_mount_root(&self, object: &Object) -> Option<bool> {

@@ -80,6 +80,18 @@ impl OpenFlags {
         self.creates() && self.0 & O_EXCL != 0
     }
 
+    /// Whether `O_DIRECTORY` is asked for.
+    #[must_use]
+    pub const fn is_directory(self) -> bool {
+        self.0 & O_DIRECTORY != 0
+    }
+
+    /// Whether `O_NOFOLLOW` is asked for.
+    #[must_use]
+    pub const fn is_no_follow(self) -> bool {
+        self.0 & O_NOFOLLOW != 0
+    }
+
     /// Whether an unnamed file in a directory is asked for.
     #[must_use]
     pub const fn is_unnamed(self) -> bool {
@@ -130,6 +142,8 @@ pub mod at {
 
 /// Flags of renameat2(2).
 pub mod rename {
+    /// Fail when the new name exists.
+    pub const NOREPLACE: u32 = 1;
     /// Swap both.
     pub const EXCHANGE: u32 = 2;
     /// All names.

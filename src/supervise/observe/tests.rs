@@ -5,6 +5,7 @@ use std::collections::HashMap;
 
 use super::*;
 use crate::kernel::foreign_root::Follow;
+use crate::kernel::foreign_root::Passed;
 use crate::model::attempt::ObjectId;
 use crate::supervise::decode::Decoded;
 use crate::supervise::decode::abi::Call;
@@ -89,6 +90,7 @@ impl World {
             parent: if path.is_empty() { None } else { self.object_at(parent).map(|object| object.id) },
             directory: None,
             slash: false,
+            passed: Passed::Text,
             name: name.as_bytes().to_vec(),
             object: self.object_at(path),
             path: Some(path.as_bytes().to_vec()),
@@ -209,6 +211,10 @@ impl Target for World {
 
     fn check_restrictions(&self, _: Base, _: &[u8], _: u64, _: &Place) -> Result<(), TargetError> {
         Ok(())
+    }
+
+    fn is_own_process_directory(&self, _: &std::os::fd::OwnedFd) -> bool {
+        false
     }
 
     fn is_mount_root(&self, object: &Object) -> Option<bool> {
