@@ -8,5 +8,6 @@ mod creation;
 mod daemon;
 mod harness;
 mod programs;
+mod seal;
 mod shim;
 mod syslog;

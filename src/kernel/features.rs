@@ -275,12 +275,20 @@ fn try_mount_id() -> Result<String, String> {
     Ok(String::new())
 }
 
+/// Landlock ABI of the running kernel, or the kernel's answer in words.
+///
+/// # Errors
+/// There is none: `ENOSYS` when it is not built in, `EOPNOTSUPP` when it is off at boot (landlock_create_ruleset(2)).
+pub fn landlock_abi() -> Result<u32, String> {
+    questions::abi_version().map_err(|errno| errno.to_string())
+}
+
 fn landlock() -> Feature {
     feature(
         "Landlock",
         "the seal of enforce",
         "5.13",
-        questions::abi_version().map(|version| format!("ABI {version}")).map_err(|errno| errno.to_string()),
+        landlock_abi().map(|version| format!("ABI {version}")),
         "boot with lsm= that names landlock on Linux 5.13 or later; audit works without",
     )
 }

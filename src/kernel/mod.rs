@@ -9,6 +9,7 @@
 //! Deliberately absent: any decision, any logging, any name of an account database.
 #![cfg_attr(not(test), deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::arithmetic_side_effects))]
 
+pub mod assembled_root;
 pub mod exec;
 pub mod fanotify;
 pub mod fd_passing;
@@ -16,8 +17,10 @@ pub mod features;
 pub mod foreign_root;
 pub mod pidfd;
 pub mod process;
+pub mod program_format;
 pub mod raw;
 pub mod remote_memory;
+pub mod sealed_memory;
 pub mod seccomp_notify;
 pub mod shared_area;
 

@@ -13,7 +13,10 @@ use crate::model::policy::rule::Landlock;
 use crate::model::policy::rule::PolicyDocument;
 use crate::model::workload::Workload;
 
+pub use ground::Ground;
+
 pub mod decide;
+pub mod ground;
 pub mod matching;
 pub mod parse;
 pub mod rule;
