@@ -9,8 +9,6 @@ use crate::config::Config;
 use crate::config::policy_files;
 use crate::model::policy::PolicySet;
 use crate::model::policy::parse::PolicyError;
-use crate::model::policy::rule::ExecSessions;
-use crate::model::policy::rule::Landlock;
 use crate::model::policy::rule::MatchRule;
 use crate::model::policy::rule::PolicyDocument;
 
@@ -156,9 +154,5 @@ fn not_in_force(document: &PolicyDocument) -> Vec<Finding> {
     let finding =
         |what, instead| Finding::NotYetInForce { place: place(document), name: document.name.clone(), what, instead };
     let allow = (!document.allow.is_empty()).then(|| finding("allow", "enforce refuses what it names as well"));
-    let landlock = (document.landlock == Landlock::Required)
-        .then(|| finding("landlock: required", "containers count as unprotected and onUnprotected decides"));
-    let exec = (document.exec == ExecSessions::Sealed)
-        .then(|| finding("exec: sealed", "exec sessions are held by the listener alone"));
-    [allow, landlock, exec].into_iter().flatten().collect()
+    allow.into_iter().collect()
 }
