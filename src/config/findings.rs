@@ -37,6 +37,11 @@ pub enum Finding {
         /// What holds instead.
         instead: &'static str,
     },
+    /// The launcher that the configuration names is not a file: no container could be sealed.
+    NoLauncher {
+        /// Its path.
+        path: PathBuf,
+    },
     /// A real runtime that the configuration names is not a file: the shim could not hand over to it.
     NoRuntime {
         /// Its key in the configuration.
@@ -73,6 +78,13 @@ impl fmt::Display for Finding {
             ),
             Self::NotYetInForce { place, name, what, instead } => {
                 write!(formatter, "{place}: policy {name}: {what} is not in force in this version; {instead}")
+            }
+            Self::NoLauncher { path } => {
+                write!(
+                    formatter,
+                    "runtime.launcher: {} is not a file; name the static acctguard-launch",
+                    path.display()
+                )
             }
             Self::NoRuntime { key, path } => {
                 write!(formatter, "{key}: {} is not a file; name the real runtime", path.display())
@@ -112,6 +124,8 @@ pub fn check(config: &Config) -> Checked {
             checked.findings.push(Finding::NoRuntime { key, path: path.clone() });
         }
     }
+    let launcher = config.launcher.iter().filter(|path| !Path::is_file(path));
+    checked.findings.extend(launcher.map(|path| Finding::NoLauncher { path: path.clone() }));
     checked.findings.sort_by_key(|finding| !finding.is_error());
     checked
 }

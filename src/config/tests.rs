@@ -162,14 +162,17 @@ fn findings_say_what_is_wrong_and_what_is_worth_knowing() {
     let config = Config {
         policy_dir: folder.path().to_path_buf(),
         runtime_path: Some(PathBuf::from("/no/such/runc")),
+        launcher: Some(PathBuf::from("/no/such/launcher")),
         ..Config::defaults()
     };
     let checked = check(&config);
     assert!(checked.is_usable());
     assert_eq!(checked.policies.documents.len(), 2);
     let texts: Vec<String> = checked.findings.iter().map(ToString::to_string).collect();
-    assert_eq!(texts.len(), 3, "{texts:?}");
-    for (text, part) in texts.iter().zip(["never reached, all before it", "allow is not", "runtime.path"]) {
+    assert_eq!(texts.len(), 4, "{texts:?}");
+    for (text, part) in
+        texts.iter().zip(["never reached, all before it", "allow is not", "runtime.path", "runtime.launcher"])
+    {
         assert!(text.contains(part), "{text}");
     }
     write("3.yaml", "nonsense");
