@@ -9,5 +9,6 @@ mod daemon;
 mod harness;
 mod programs;
 mod seal;
+mod seal_roots;
 mod shim;
 mod syslog;
