@@ -36,6 +36,7 @@ use acctguard::model::event::EventTime;
 use acctguard::model::event::Host;
 use acctguard::model::event::Kind;
 use acctguard::model::event::Severity;
+use acctguard::model::policy::Ground;
 use acctguard::model::workload::ContainerId;
 use acctguard::model::workload::Workload;
 use libseccomp::ScmpAction;
@@ -179,6 +180,7 @@ fn registration(id: &str, pid: u32) -> Registration {
         pid,
         root: "/".to_owned(),
         intercepted: true,
+        ground: Ground::Notify,
         event,
     }
 }

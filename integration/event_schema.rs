@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 
 use acctguard::model::event::*;
+use acctguard::model::policy::Ground;
 use acctguard::model::workload::ContainerId;
 use serde_json::Value;
 use serde_json::json;
@@ -133,7 +134,7 @@ fn creation() -> Creation {
         }),
         protection: Protection {
             intercepted: true,
-            ground: "notify".into(),
+            ground: Ground::Notify,
             installer: text("runtime"),
             reasons: list(&["seen late"]),
         },
@@ -142,7 +143,15 @@ fn creation() -> Creation {
 }
 
 fn session() -> Session {
-    Session { id: "3f2".into(), argv: list(&["sh"]), tty: true, user: text("0:0"), started_by: Some(creator()) }
+    Session {
+        id: "3f2".into(),
+        argv: list(&["sh"]),
+        tty: true,
+        user: text("0:0"),
+        started_by: Some(creator()),
+        ground: Some(Ground::Seal),
+        reasons: list(&["a reason"]),
+    }
 }
 
 fn actor() -> Actor {

@@ -158,9 +158,10 @@ fn a_creation_is_registered_with_its_full_record() {
     let node = Node::new("[node]\ncluster = \"east\"\n", "{mode: enforce}");
     node.write_spec(&node.intercepted());
     let requests = node.daemon(DONE);
-    let output = node.create(&["--own-seccomp", "SCMP_ACT_ERRNO"]);
+    let output = node.create(&["--own-seccomp", "SCMP_ACT_ERRNO", "--ground", "broker"]);
     assert_eq!(output.status.code(), Some(0), "{}", line(&output));
     let request = requests.lock().expect("lock")[0].clone();
+    assert_eq!(request["ground"], "broker");
     assert_eq!(request["request"], "register");
     assert_eq!((&request["pid"], &request["intercepted"]), (&json!(4711), &json!(true)));
     assert_eq!(request["root"], json!(node.path("bundle/rootfs")));
@@ -175,7 +176,7 @@ fn a_creation_is_registered_with_its_full_record() {
     assert_eq!(creation["accounts"]["uid_zero"], json!(["root", "toor"]));
     assert_eq!(creation["parameters"]["seccomp"], "SCMP_ACT_ERRNO");
     assert_eq!(creation["parameters"]["user"]["uid"], 7);
-    assert_eq!(creation["protection"], json!({"intercepted": true, "ground": "notify", "installer": "runtime"}));
+    assert_eq!(creation["protection"], json!({"intercepted": true, "ground": "broker", "installer": "runtime"}));
     assert_eq!(creation["verdict"]["result"], "expected");
     assert_eq!(creation["creator"]["user"], "root");
     // this test plays the runtime, so the creator's chain begins with this test's parent

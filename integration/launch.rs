@@ -82,6 +82,9 @@ fn databases_cannot_be_changed_and_everything_else_can() {
     // a rename from elsewhere: the kernel says EXDEV where LANDLOCK_ACCESS_FS_REFER is missing or the mounts differ
     let from_elsewhere = r#"do { open(F, ">", "/etc/app/x"); close F; rename("/etc/app/x", "/etc/passwd") }"#;
     assert!([eacces, exdev].contains(&etc.errno_of(from_elsewhere)), "{from_elsewhere}");
+    // the same files by the path from which they are mounted
+    let alias = format!(r#"open(F, ">>", "{}/passwd")"#, etc.folder.path().display());
+    assert_eq!(etc.errno_of(&alias), eacces, "{alias}");
     let after: Vec<String> = ["passwd", "shadow", "group", "gshadow"].iter().map(|name| etc.read(name)).collect();
     assert_eq!(after, before, "the databases are as they were");
 
@@ -95,7 +98,7 @@ fn databases_cannot_be_changed_and_everything_else_can() {
         r#"open(F, ">", "/etc/app/own.conf")"#,
         r#"rename("/etc/app/own.conf", "/etc/app/other.conf")"#,
         r#"open(F, ">", "/dev/null")"#,
-        r#"do { my $p = "/tmp/acctguard-launch.$$"; open(F, ">", $p) && unlink($p) }"#,
+        r#"do { my $p = "/var/tmp/acctguard-launch.$$"; open(F, ">", $p) && unlink($p) }"#,
     ] {
         assert_eq!(etc.errno_of(allowed), 0, "{allowed} must work");
     }

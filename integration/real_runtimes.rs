@@ -10,5 +10,7 @@ mod daemon;
 mod fidelity;
 mod harness;
 mod programs;
+mod seal;
+mod seal_roots;
 mod shim;
 mod syslog;

@@ -315,7 +315,7 @@ fn detached_exec_writes_its_pid_file() {
 }
 
 /// The terminal's other end, as it came over a console socket.
-fn console(listener: &UnixListener) -> fs::File {
+pub fn console(listener: &UnixListener) -> fs::File {
     let (stream, _) = listener.accept().expect("accept");
     let mut bytes = [0u8; 4096];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
@@ -328,7 +328,7 @@ fn console(listener: &UnixListener) -> fs::File {
     fs::File::from(descriptor.expect("a descriptor"))
 }
 
-fn read_until(terminal: &mut fs::File, word: &str) -> String {
+pub fn read_until(terminal: &mut fs::File, word: &str) -> String {
     let mut text = String::new();
     let mut bytes = [0u8; 512];
     while !text.contains(word) {

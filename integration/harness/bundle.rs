@@ -116,6 +116,11 @@ impl Bundle {
         bundle
     }
 
+    /// Writes `config.json` anew for `spec`.
+    pub fn rewrite(&self, spec: &Spec) {
+        self.write_config(&config(&self.id, spec));
+    }
+
     /// A file of the container, as the host sees it.
     pub fn path(&self, inside: &str) -> PathBuf {
         self.folder.join("rootfs").join(inside.trim_start_matches('/'))

@@ -86,6 +86,25 @@ pub fn program(name: &str) -> PathBuf {
     path
 }
 
+/// The static launcher. Under cargo it is built when it is not of this source yet; integration/test and demo build it before.
+pub fn launcher() -> PathBuf {
+    static PATH: OnceLock<PathBuf> = OnceLock::new();
+    PATH.get_or_init(|| {
+        if std::env::var_os("CARGO").is_some() {
+            let built = Command::new(repository().join("integration/launcher"))
+                .env("CARGO_TARGET_DIR", target_folder())
+                .stdout(Stdio::null())
+                .status()
+                .expect("start integration/launcher");
+            assert!(built.success(), "integration/launcher failed: see its lines above");
+        }
+        let path = target_folder().join("launcher/x86_64-unknown-linux-gnu/debug/acctguard-launch");
+        assert!(path.exists(), "{} is missing: run integration/launcher", path.display());
+        path
+    })
+    .clone()
+}
+
 fn target_folder() -> PathBuf {
     program("acctguard").parent().and_then(Path::parent).expect("target folder").to_owned()
 }

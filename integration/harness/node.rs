@@ -15,7 +15,7 @@ use nix::unistd::Pid;
 use super::bundle::{Bundle, Spec};
 use super::command::{Done, finish};
 use super::events;
-use super::machine::{Scratch, program};
+use super::machine::{Scratch, launcher, program};
 
 /// How long an event may take to be there.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -103,8 +103,9 @@ impl Node {
         let base = self.scratch.path().display();
         let text = format!(
             "run_dir = \"{base}/run\"\nstate_dir = \"{base}/state\"\npolicy_dir = \"{base}/policy.d\"\n\n\
-             [runtime]\npath = \"{}\"\n\n[node]\ncluster = \"test\"\n\n{more}",
-            self.runtime.path().display()
+             [runtime]\npath = \"{}\"\nlauncher = \"{}\"\n\n[node]\ncluster = \"test\"\n\n{more}",
+            self.runtime.path().display(),
+            launcher().display()
         );
         fs::write(self.config(), text).expect("write config.toml");
         fs::set_permissions(self.config(), fs::Permissions::from_mode(0o644)).expect("set mode");

@@ -69,9 +69,9 @@ mod tests {
         assert_eq!(outcome, Outcome::Invalid);
         assert!(shown.starts_with("error: p.yaml:5:9: "), "{shown}");
         assert!(shown.ends_with("\n    mode: loud\n          ^\n"), "{shown}");
-        let (outcome, shown) = run(&format!("{POLICY}  exec: sealed\n"));
+        let (outcome, shown) = run(&format!("{POLICY}  allow: [{{reason: r}}]\n"));
         assert_eq!(outcome, Outcome::Valid);
-        assert!(shown.contains("\nnote: p.yaml:1: policy p: exec: sealed is not in force"), "{shown}");
+        assert!(shown.contains("\nnote: p.yaml:1: policy p: allow is not in force"), "{shown}");
     }
 
     #[test]

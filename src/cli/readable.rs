@@ -368,6 +368,7 @@ fn sentences(values: &[String]) -> String {
 mod tests {
     use super::*;
     use crate::model::event::*;
+    use crate::model::policy::Ground;
     use crate::model::workload::ContainerId;
 
     fn event(kind: Kind, severity: Severity) -> Event {
@@ -469,7 +470,7 @@ mod tests {
                 ..Parameters::default()
             },
             accounts: Some(AccountBaseline { count: 19, uid_zero: vec!["root".into()], ..AccountBaseline::default() }),
-            protection: Protection { intercepted: true, ground: "notify".into(), ..Protection::default() },
+            protection: Protection { intercepted: true, ground: Ground::Notify, ..Protection::default() },
             verdict: CreationVerdict { result: "expected".into(), ..CreationVerdict::default() },
             ..Creation::default()
         }));
@@ -485,6 +486,7 @@ mod tests {
             tty: true,
             user: Some("0:0".into()),
             started_by: Some(alice()),
+            ..Session::default()
         });
         let mut exited = event(Kind::ContainerExited, Severity::Info);
         exited.exit = Some(Exit { witness: "poststop".into() });

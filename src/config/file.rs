@@ -156,6 +156,7 @@ impl Config {
             policy_dir: PathBuf::from("/etc/acctguard/policy.d"),
             runtime_path: None,
             runtime_paths: BTreeMap::new(),
+            launcher: None,
             cluster: None,
             labels: BTreeMap::new(),
             when_absent: None,
@@ -223,6 +224,7 @@ struct RawRuntime {
     path: Option<Spanned<PathBuf>>,
     #[serde(default)]
     paths: BTreeMap<String, Spanned<PathBuf>>,
+    launcher: Option<Spanned<PathBuf>>,
 }
 
 #[derive(Deserialize, Default)]
@@ -290,6 +292,7 @@ impl Source<'_> {
             policy_dir: self.directory("policy_dir", raw.policy_dir, defaults.policy_dir)?,
             runtime_path: raw.runtime.path.map(|path| self.absolute("runtime.path", path)).transpose()?,
             runtime_paths,
+            launcher: raw.runtime.launcher.map(|path| self.absolute("runtime.launcher", path)).transpose()?,
             cluster: raw.node.cluster,
             labels: raw.node.labels,
             when_absent: raw.supervisor.when_absent,

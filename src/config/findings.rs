@@ -9,8 +9,6 @@ use crate::config::Config;
 use crate::config::policy_files;
 use crate::model::policy::PolicySet;
 use crate::model::policy::parse::PolicyError;
-use crate::model::policy::rule::ExecSessions;
-use crate::model::policy::rule::Landlock;
 use crate::model::policy::rule::MatchRule;
 use crate::model::policy::rule::PolicyDocument;
 
@@ -38,6 +36,11 @@ pub enum Finding {
         what: &'static str,
         /// What holds instead.
         instead: &'static str,
+    },
+    /// The launcher that the configuration names is not a file: no container could be sealed.
+    NoLauncher {
+        /// Its path.
+        path: PathBuf,
     },
     /// A real runtime that the configuration names is not a file: the shim could not hand over to it.
     NoRuntime {
@@ -75,6 +78,13 @@ impl fmt::Display for Finding {
             ),
             Self::NotYetInForce { place, name, what, instead } => {
                 write!(formatter, "{place}: policy {name}: {what} is not in force in this version; {instead}")
+            }
+            Self::NoLauncher { path } => {
+                write!(
+                    formatter,
+                    "runtime.launcher: {} is not a file; name the static acctguard-launch",
+                    path.display()
+                )
             }
             Self::NoRuntime { key, path } => {
                 write!(formatter, "{key}: {} is not a file; name the real runtime", path.display())
@@ -114,6 +124,8 @@ pub fn check(config: &Config) -> Checked {
             checked.findings.push(Finding::NoRuntime { key, path: path.clone() });
         }
     }
+    let launcher = config.launcher.iter().filter(|path| !Path::is_file(path));
+    checked.findings.extend(launcher.map(|path| Finding::NoLauncher { path: path.clone() }));
     checked.findings.sort_by_key(|finding| !finding.is_error());
     checked
 }
@@ -156,9 +168,5 @@ fn not_in_force(document: &PolicyDocument) -> Vec<Finding> {
     let finding =
         |what, instead| Finding::NotYetInForce { place: place(document), name: document.name.clone(), what, instead };
     let allow = (!document.allow.is_empty()).then(|| finding("allow", "enforce refuses what it names as well"));
-    let landlock = (document.landlock == Landlock::Required)
-        .then(|| finding("landlock: required", "containers count as unprotected and onUnprotected decides"));
-    let exec = (document.exec == ExecSessions::Sealed)
-        .then(|| finding("exec: sealed", "exec sessions are held by the listener alone"));
-    [allow, landlock, exec].into_iter().flatten().collect()
+    allow.into_iter().collect()
 }

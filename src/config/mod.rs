@@ -41,6 +41,8 @@ pub struct Config {
     pub runtime_path: Option<PathBuf>,
     /// `[runtime] paths`: real runtimes by the base name the shim was called by.
     pub runtime_paths: BTreeMap<String, PathBuf>,
+    /// `[runtime] launcher`: the static `acctguard-launch`; `None`: beside the shim.
+    pub launcher: Option<PathBuf>,
     /// `[node] cluster`.
     pub cluster: Option<String>,
     /// `[node] labels`.

@@ -26,6 +26,7 @@ policy_dir = "/etc/a"
 [runtime]
 path = "/usr/bin/runc"
 paths = { crun = "/usr/bin/crun" }
+launcher = "/usr/libexec/a/acctguard-launch"
 [node]
 cluster = "eu"
 labels = { rack = "1" }
@@ -51,6 +52,7 @@ type = "syslog"
     assert_eq!(config.listener_socket(), Path::new("/run/a/listener.sock"));
     assert_eq!(config.runtime_path.as_deref(), Some(Path::new("/usr/bin/runc")));
     assert_eq!(config.runtime_paths["crun"], Path::new("/usr/bin/crun"));
+    assert_eq!(config.launcher.as_deref(), Some(Path::new("/usr/libexec/a/acctguard-launch")));
     assert_eq!((config.cluster.as_deref(), config.labels["rack"].as_str()), (Some("eu"), "1"));
     assert_eq!(config.when_absent, Some(WhenAbsent::StartUnprotected));
     assert_eq!((config.retention_days, config.store_max_mib), (7, 10));
@@ -73,6 +75,7 @@ fn mistakes_are_told_with_their_place() {
         ("run_dir = \"/x/../y\"\n", ":1:11: ", "'..'"),
         ("run_dir = 3\n", ":1:11: ", "string"),
         ("[runtime]\npaths = { \"a/b\" = \"/x\" }\n", ":2:", "base name"),
+        ("[runtime]\nlauncher = \"acctguard-launch\"\n", ":2:12: ", "not absolute"),
         ("[supervisor]\nwhen_absent = \"maybe\"\n", ":2:15: ", "maybe"),
         ("[store]\nretention_days = 0\n", ":2:18: ", "retention_days"),
         ("[store]\nretention_days = -1\n", ":2:18: ", ""),
@@ -159,6 +162,7 @@ fn findings_say_what_is_wrong_and_what_is_worth_knowing() {
     let config = Config {
         policy_dir: folder.path().to_path_buf(),
         runtime_path: Some(PathBuf::from("/no/such/runc")),
+        launcher: Some(PathBuf::from("/no/such/launcher")),
         ..Config::defaults()
     };
     let checked = check(&config);
@@ -167,7 +171,7 @@ fn findings_say_what_is_wrong_and_what_is_worth_knowing() {
     let texts: Vec<String> = checked.findings.iter().map(ToString::to_string).collect();
     assert_eq!(texts.len(), 4, "{texts:?}");
     for (text, part) in
-        texts.iter().zip(["never reached, all before it", "allow is not", "exec: sealed is", "runtime.path"])
+        texts.iter().zip(["never reached, all before it", "allow is not", "runtime.path", "runtime.launcher"])
     {
         assert!(text.contains(part), "{text}");
     }
@@ -195,6 +199,7 @@ fn the_shipped_examples_are_valid() {
         .collect();
     let config = Config::parse(Path::new("example"), &example).unwrap_or_else(|error| panic!("{}", error.diagnostic()));
     assert_eq!((config.sinks.len(), config.runtime_paths.len(), config.labels.len()), (2, 2, 2));
+    assert!(config.launcher.is_some());
     let mut documents = Vec::new();
     for file in policy_files::list(&shipped.join("policy.d")).unwrap() {
         let text = std::fs::read_to_string(&file).unwrap();

@@ -146,6 +146,7 @@ mod tests {
     use crate::model::event::Host;
     use crate::model::event::Kind;
     use crate::model::event::Severity;
+    use crate::model::policy::Ground;
     use crate::model::workload::ContainerId;
 
     fn event() -> Event {
@@ -164,6 +165,7 @@ mod tests {
             id: ContainerId::new("c1").unwrap(),
             pid: 42,
             start_time_ticks: u64::MAX,
+            ground: Ground::Broker,
             event: event.clone(),
         }));
         send(&here, &request, Duration::from_secs(5)).unwrap();

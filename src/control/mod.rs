@@ -7,6 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::model::event::{Event, EventTime, Kind};
+use crate::model::policy::Ground;
 use crate::model::workload::{ContainerId, Workload};
 
 pub mod client;
@@ -55,6 +56,8 @@ pub struct Registration {
     pub root: String,
     /// Whether the bundle's config.json has acctguard's listener in it.
     pub intercepted: bool,
+    /// On which ground the container's own process stands.
+    pub ground: Ground,
     /// The `container.created` event.
     pub event: Event,
 }
@@ -68,6 +71,8 @@ pub struct ExecRegistration {
     pub pid: u32,
     /// Start time of that process in clock ticks (`/proc/PID/stat` field 22), so that a recycled pid is not taken for it.
     pub start_time_ticks: u64,
+    /// On which ground its processes stand.
+    pub ground: Ground,
     /// The `container.exec` event, `session` filled. The daemon fills in `container` and `policy` from its registry.
     pub event: Event,
 }

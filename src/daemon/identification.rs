@@ -30,6 +30,7 @@ use crate::model::workload::Workload;
 use crate::oci::bundle::Bundle;
 use crate::oci::identity;
 use crate::oci::identity::Known;
+use crate::oci::launcher_edit;
 use crate::oci::listener_state::ListenerState;
 use crate::oci::parameters::parameters;
 use crate::supervise::ancestry::creator_of;
@@ -108,7 +109,7 @@ fn admit_unregistered(
     let started_at = if is_exec { None } else { Some(now()) };
     let known = Known { cluster: service.config.cluster.as_deref(), runtime: None, started_at };
     let workload = match &bundle {
-        Ok(bundle) => identity::workload(bundle.config(), bundle.directory(), id, &known),
+        Ok(bundle) => identity::workload(&launcher_edit::own(bundle.config()), bundle.directory(), id, &known),
         Err(_) => Workload {
             container: unknown(id),
             annotations: state.state.annotations.clone(),
@@ -125,6 +126,7 @@ fn admit_unregistered(
         }
     };
     let event = creation(service, &workload, bundle.as_ref().ok(), peer, is_exec);
+    let ground = Ground::of_listener(service.policies().apply(&workload).mode);
     let record = Record {
         workload,
         bundle: state.state.bundle.display().to_string(),
@@ -132,6 +134,7 @@ fn admit_unregistered(
         start_time_ticks: start_time(pid),
         root,
         intercepted: true,
+        ground,
         boot_id: service.host.boot_id.clone(),
     };
     tracing::warn!(container = id.as_str(), "the createRuntime hook did not run; the container is recorded now");
@@ -175,11 +178,11 @@ fn creation(service: &Service, workload: &Workload, bundle: Option<&Bundle>, pee
             service: pod.map(|pod| pod.name.clone()),
             role: None,
         },
-        parameters: bundle.map(|bundle| parameters(bundle.config(), None)).unwrap_or_default(),
+        parameters: bundle.map(|bundle| parameters(&launcher_edit::own(bundle.config()), None)).unwrap_or_default(),
         accounts: None,
         protection: Protection {
             intercepted: true,
-            ground: "notify".to_owned(),
+            ground: Ground::of_listener(applied.mode),
             installer: Some("runtime".to_owned()),
             reasons: vec!["the createRuntime hook did not run".to_owned()],
         },

@@ -24,6 +24,7 @@ use crate::kernel::process;
 use crate::kernel::process::Facts;
 use crate::model::event::Session;
 use crate::model::policy::Applied;
+use crate::model::policy::Ground;
 use crate::model::workload::ContainerId;
 use crate::model::workload::Workload;
 use crate::supervise::live_policy::LivePolicy;
@@ -53,9 +54,16 @@ pub struct Record {
     pub root: String,
     /// Whether its calls are intercepted.
     pub intercepted: bool,
+    /// On which ground its own process stands; a record of a daemon that knew no other is by the listener.
+    #[serde(default = "listener_ground")]
+    pub ground: Ground,
     /// Boot during which it was registered: no container lives through another.
     #[serde(default)]
     pub boot_id: Option<String>,
+}
+
+const fn listener_ground() -> Ground {
+    Ground::Notify
 }
 
 impl Record {
@@ -232,6 +240,8 @@ pub struct PendingExec {
     pub pid: u32,
     /// Its start time.
     pub start_time_ticks: u64,
+    /// On which ground its processes stand.
+    pub ground: Ground,
     /// Id of the recorded `container.exec` event.
     pub event: Uuid,
     /// The session.
@@ -342,6 +352,7 @@ mod tests {
             start_time_ticks: start_time(std::process::id()),
             root: "/bundle/rootfs".to_owned(),
             intercepted: true,
+            ground: Ground::Notify,
             boot_id: None,
         }
     }
@@ -378,6 +389,7 @@ mod tests {
             container: id.clone(),
             pid,
             start_time_ticks: start_time(pid).unwrap(),
+            ground: Ground::Broker,
             event: Uuid::nil(),
             session: Session::default(),
             since: Instant::now(),

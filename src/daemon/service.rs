@@ -153,6 +153,7 @@ impl Service {
             pid: registration.pid,
             root: registration.root,
             intercepted: registration.intercepted,
+            ground: registration.ground,
             boot_id: self.host.boot_id.clone(),
         };
         self.admit(record, &registration.event).map(drop)
@@ -204,6 +205,7 @@ impl Service {
             container: registration.id,
             pid: registration.pid,
             start_time_ticks: registration.start_time_ticks,
+            ground: registration.ground,
             event: event.id,
             session: event.session.unwrap_or_default(),
             since: Instant::now(),

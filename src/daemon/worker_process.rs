@@ -31,6 +31,7 @@ use crate::kernel::shared_area::SharedArea;
 use crate::kernel::shared_area::SharedAreaError;
 use crate::model::diagnostic::chain;
 use crate::model::event::Session;
+use crate::model::policy::Ground;
 use crate::model::workload::Workload;
 use crate::sinks::syslog::FacilityError;
 use crate::store::Retention;
@@ -207,6 +208,7 @@ fn readmit_unknown(service: &Service, label: &Label) -> Result<Arc<Guarded>, Ful
         start_time_ticks: None,
         root: String::new(),
         intercepted: true,
+        ground: Ground::Notify,
         boot_id: service.host.boot_id.clone(),
     })
 }

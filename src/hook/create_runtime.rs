@@ -19,8 +19,10 @@ use crate::control::client::ClientError;
 use crate::hook::CreateRuntime;
 use crate::hook::HookError;
 use crate::hook::deadline;
+use crate::hook::lending;
 use crate::hook::protection;
 use crate::hook::protection::Daemon;
+use crate::hook::protection::Told;
 use crate::hook::record;
 use crate::hook::subject;
 use crate::hook::subject::Subject;
@@ -40,6 +42,7 @@ use crate::model::policy;
 use crate::model::policy::Applied;
 use crate::model::policy::OnUnprotected;
 use crate::model::policy::decide::judge_creation;
+use crate::model::policy::rule::Landlock;
 use crate::model::redact;
 use crate::model::workload::ContainerId;
 use crate::model::workload::Workload;
@@ -98,8 +101,9 @@ fn case<'a>(config: &'a Config, options: &CreateRuntime, id: &ContainerId, state
     deadline::step("reading the accounts of the root file system");
     let root = root_directory(&subject, state);
     let accounts = accounts(&root, &applied.databases);
-    let mut protection =
-        protection::observed(&subject.spec, &listener(config), &applied, options.unprotected.as_deref());
+    let told = Told { unprotected: options.unprotected.as_deref(), ground: options.ground, reasons: &options.because };
+    let mut protection = protection::observed(&subject.spec, &listener(config), &applied, told);
+    protection.reasons.extend(lending::take_back(&subject.bundle, options.runtime_copy.as_deref()));
     protection.reasons.extend(options.unwatched.as_ref().map(|calls| redact::printable(calls.as_bytes())));
     protection.reasons.extend(subject.problem.clone());
     protection.reasons.extend(policy_problem);
@@ -112,7 +116,7 @@ fn case<'a>(config: &'a Config, options: &CreateRuntime, id: &ContainerId, state
     let creation = Creation {
         source: source(&subject.workload),
         target: target(&subject.workload, &subject.bundle),
-        parameters: parameters(&subject.spec, own_seccomp.as_deref()),
+        parameters: parameters(&subject.own_spec, own_seccomp.as_deref()),
         accounts: accounts.ok(),
         protection,
         verdict: judge_creation(&applied, &subject.workload, &creator),
@@ -135,6 +139,7 @@ impl Case<'_> {
             pid: self.pid,
             root: self.root.display().to_string(),
             intercepted: self.creation.protection.intercepted,
+            ground: self.creation.protection.ground,
             event,
         };
         match record::tell(self.config, &Request::Register(Box::new(registration))) {
@@ -203,7 +208,10 @@ impl Case<'_> {
     fn event(&self) -> Event {
         let verdict = &self.creation.verdict;
         let protection = &self.creation.protection;
-        let lacking = self.applied.mode != policy::Mode::Off && !protection.reasons.is_empty();
+        // a policy that asks for no seal misses none
+        let by_choice =
+            self.applied.landlock == Landlock::Off && protection.reasons.len() == 1 && protection.intercepted;
+        let lacking = self.applied.mode != policy::Mode::Off && !protection.reasons.is_empty() && !by_choice;
         let severity = match (verdict.refused, verdict.result == "unexpected" || lacking) {
             (true, _) => Severity::High,
             (false, true) => Severity::Medium,

@@ -21,10 +21,12 @@ use clap::Subcommand;
 use crate::config::Config;
 use crate::config::file::ConfigError;
 use crate::model::diagnostic::chain;
+use crate::model::policy::Ground;
 use crate::oci::hook_state::StateError;
 
 pub mod create_runtime;
 mod deadline;
+mod lending;
 pub mod poststop;
 pub mod precreate;
 pub mod protection;
@@ -79,6 +81,19 @@ pub struct CreateRuntime {
     /// Which calls the interception cannot watch, or only in part, because of the workload's own seccomp profile.
     #[arg(long, value_name = "CALLS")]
     unwatched: Option<String>,
+    /// On which ground the shim put the container's own process: notify, broker or seal.
+    #[arg(long, value_name = "GROUND", value_parser = parse_ground)]
+    ground: Option<Ground>,
+    /// Why it does not stand on a better one.
+    #[arg(long, value_name = "REASON")]
+    because: Vec<String>,
+    /// The runtime's own copy of config.json, out of which lent capabilities are to be taken too.
+    #[arg(long, value_name = "FILE")]
+    runtime_copy: Option<PathBuf>,
+}
+
+fn parse_ground(word: &str) -> Result<Ground, String> {
+    Ground::from_word(word).ok_or_else(|| "expected none, notify, broker or seal".to_owned())
 }
 
 /// Why a hook fails.

@@ -104,6 +104,7 @@ fn edit(config: &Config, spec: &Value, interception: Interception<'_>) -> Result
         config_file: config.file.as_deref(),
         listener: Listener { path, metadata: "acctguard/1" },
         interception,
+        placement: None,
     };
     spec_edit::edit(spec, &edit).map(|edited| edited.spec).map_err(|error| chain(&error))
 }

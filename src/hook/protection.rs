@@ -5,9 +5,12 @@ use serde_json::Value;
 use crate::config::WhenAbsent;
 use crate::model::event::Protection;
 use crate::model::policy::Applied;
+use crate::model::policy::Ground;
 use crate::model::policy::Mode;
 use crate::model::policy::OnUnprotected;
+use crate::model::policy::rule::Landlock;
 use crate::model::redact;
+use crate::oci::launcher_edit;
 use crate::oci::spec_edit;
 
 /// How the daemon took a registration.
@@ -21,12 +24,23 @@ pub enum Daemon {
     Failed,
 }
 
+/// What the shim told the hook.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Told<'a> {
+    /// Why the interception could not be put in place.
+    pub unprotected: Option<&'a str>,
+    /// On which ground the container's own process was put.
+    pub ground: Option<Ground>,
+    /// Why not on a better one.
+    pub reasons: &'a [String],
+}
+
 /// What `spec` says about the interception, against what `applied` asks for.
 #[must_use]
-pub fn observed(spec: &Value, listener_path: &str, applied: &Applied, unprotected: Option<&str>) -> Protection {
+pub fn observed(spec: &Value, listener_path: &str, applied: &Applied, told: Told<'_>) -> Protection {
     let listener = spec.pointer("/linux/seccomp/listenerPath").and_then(Value::as_str);
     let intercepted = spec_edit::is_intercepted(spec, listener_path) && has_notify_rule(spec);
-    let reason = match (intercepted, unprotected, listener) {
+    let reason = match (intercepted, told.unprotected, listener) {
         (true, ..) => None,
         (false, ..) if applied.mode == Mode::Off => Some("policy mode is off".to_owned()),
         (false, Some(reason), _) => Some(redact::printable(reason.as_bytes())),
@@ -40,12 +54,36 @@ pub fn observed(spec: &Value, listener_path: &str, applied: &Applied, unprotecte
             "config.json has no acctguard listener: the container was not created through acctguard-runtime".to_owned(),
         ),
     };
-    Protection {
-        intercepted,
-        ground: if intercepted { "notify" } else { "none" }.to_owned(),
-        installer: intercepted.then(|| "runtime".to_owned()),
-        reasons: reason.into_iter().collect(),
+    let mut reasons: Vec<String> = reason.into_iter().collect();
+    let ground = if intercepted { ground(spec, applied, told, &mut reasons) } else { Ground::None };
+    Protection { intercepted, ground, installer: intercepted.then(|| "runtime".to_owned()), reasons }
+}
+
+/// On which ground an intercepted container stands: what the shim put it on, when that can be seen in the document.
+fn ground(spec: &Value, applied: &Applied, told: Told<'_>, reasons: &mut Vec<String>) -> Ground {
+    reasons.extend(told.reasons.iter().map(|reason| redact::printable(reason.as_bytes())));
+    let launched = spec.get("process").is_some_and(launcher_edit::is_in);
+    let by_listener = Ground::of_listener(applied.mode);
+    match told.ground {
+        Some(Ground::Seal) if !launched => {
+            reasons.push("not sealed: the launcher is not in config.json any more".to_owned());
+            by_listener
+        }
+        Some(ground @ (Ground::Seal | Ground::Broker | Ground::Notify)) => ground,
+        Some(Ground::None) => by_listener,
+        None => {
+            if by_listener == Ground::Broker && applied.landlock != Landlock::Off {
+                reasons.push("not sealed: the container was not created through acctguard-runtime".to_owned());
+            }
+            by_listener
+        }
     }
+}
+
+/// Whether the container stands on less than its policy demands (`landlock: required`).
+#[must_use]
+pub fn lacks_required_seal(applied: &Applied, protection: &Protection) -> bool {
+    applied.mode == Mode::Enforce && applied.landlock == Landlock::Required && protection.ground != Ground::Seal
 }
 
 fn has_notify_rule(spec: &Value) -> bool {
@@ -57,6 +95,7 @@ fn has_notify_rule(spec: &Value) -> bool {
 ///
 /// * Without interception it starts only when neither the policy (`onUnprotected: refuse`) nor, while the daemon is away, the
 ///   node (`when_absent = "refuse"`) forbids it. A policy of mode `off` asks for nothing.
+/// * With interception and without the seal that `landlock: required` demands, `onUnprotected` decides.
 /// * With interception and no daemon it never starts: each intercepted call would fail with ENOSYS (seccomp_unotify(2)).
 /// * With interception and a daemon that could not take the registration, the policy decides.
 #[must_use]
@@ -69,7 +108,9 @@ pub fn refusal(
     let by_policy = format!("policy {} says onUnprotected: refuse", applied.name);
     let cause = || protection.reasons.join("; ");
     match (protection.intercepted, daemon) {
-        (true, Daemon::Registered) => None,
+        (true, Daemon::Registered) => (lacks_required_seal(applied, protection)
+            && applied.on_unprotected == OnUnprotected::Refuse)
+            .then(|| format!("{}; policy {} says landlock: required, onUnprotected: refuse", cause(), applied.name)),
         (true, Daemon::Absent) => {
             Some("its calls are intercepted and nobody would answer them; start acctguard-daemon".to_owned())
         }
@@ -116,14 +157,50 @@ mod tests {
             (json!({}), Some("the daemon\nis away"), false, "the daemon\\nis away"),
             (json!(7), None, false, "no acctguard listener"),
         ] {
-            let found = observed(&spec, LISTENER, &audit, unprotected);
+            let found = observed(&spec, LISTENER, &audit, Told { unprotected, ..Told::default() });
             assert_eq!(found.intercepted, intercepted, "{spec}");
-            assert_eq!(found.ground == "notify", intercepted);
+            assert_eq!(found.ground == Ground::Notify, intercepted);
             let reasons = found.reasons.join("; ").to_lowercase();
             assert!(reasons.contains(words) && reasons.is_empty() == intercepted, "{reasons}");
         }
-        let off = observed(&json!({}), LISTENER, &applied(Mode::Off, OnUnprotected::Record), None);
+        let off = observed(&json!({}), LISTENER, &applied(Mode::Off, OnUnprotected::Record), Told::default());
         assert_eq!(off.reasons, ["policy mode is off"]);
+    }
+
+    #[test]
+    fn the_ground_is_what_the_shim_told_and_the_document_shows() {
+        let enforce = applied(Mode::Enforce, OnUnprotected::Refuse);
+        let mut sealed = spec(Some(LISTENER), "SCMP_ACT_NOTIFY");
+        sealed["process"] = json!({"args": ["/proc/self/fd/3", "--own-descriptor=3", "--", "sh"]});
+        let plain = spec(Some(LISTENER), "SCMP_ACT_NOTIFY");
+        let reasons = ["not sealed: x".to_owned()];
+        for (spec, ground, reasons, expected, words) in [
+            (&sealed, Some(Ground::Seal), &[][..], Ground::Seal, ""),
+            (&plain, Some(Ground::Seal), &[], Ground::Broker, "not in config.json any more"),
+            (&plain, Some(Ground::Broker), &reasons, Ground::Broker, "not sealed: x"),
+            (&plain, None, &[], Ground::Broker, "not created through acctguard-runtime"),
+        ] {
+            let found = observed(spec, LISTENER, &enforce, Told { ground, reasons, unprotected: None });
+            assert_eq!(found.ground, expected, "{ground:?}");
+            assert!(found.reasons.join("; ").contains(words), "{:?}", found.reasons);
+            assert_eq!(found.reasons.is_empty(), words.is_empty(), "{:?}", found.reasons);
+        }
+    }
+
+    #[test]
+    fn a_required_seal_that_is_missing_is_policys_to_judge() {
+        let on = |ground| Protection { intercepted: true, ground, ..Protection::default() };
+        for (mode, landlock, on_unprotected, ground, refused) in [
+            (Mode::Enforce, Landlock::Required, OnUnprotected::Refuse, Ground::Broker, true),
+            (Mode::Enforce, Landlock::Required, OnUnprotected::Record, Ground::Broker, false),
+            (Mode::Enforce, Landlock::Required, OnUnprotected::Refuse, Ground::Seal, false),
+            (Mode::Enforce, Landlock::Preferred, OnUnprotected::Refuse, Ground::Broker, false),
+            (Mode::Audit, Landlock::Required, OnUnprotected::Refuse, Ground::Notify, false),
+        ] {
+            let applied = Applied { landlock, ..applied(mode, on_unprotected) };
+            let found = refusal(&applied, &on(ground), Daemon::Registered, None);
+            assert_eq!(found.is_some(), refused, "{mode:?} {landlock:?} {on_unprotected:?} {ground:?}");
+        }
     }
 
     #[test]

@@ -23,6 +23,7 @@ use crate::oci::bundle::Bundle;
 use crate::oci::hook_state::State;
 use crate::oci::identity;
 use crate::oci::identity::Known;
+use crate::oci::launcher_edit;
 
 /// A container as its hooks see it.
 #[derive(Debug)]
@@ -31,6 +32,8 @@ pub struct Subject {
     pub workload: Workload,
     /// Its `config.json`; when that cannot be read, only the annotations that the state has.
     pub spec: Value,
+    /// The same without the launcher: what the engine asked for.
+    pub own_spec: Value,
     /// Its bundle, absolute where it could be opened.
     pub bundle: PathBuf,
     /// Why the bundle could not be read.
@@ -45,8 +48,9 @@ impl Subject {
             Err(error) => (json!({"annotations": state.annotations}), state.bundle.clone(), Some(chain(&error))),
         };
         let known = Known { cluster: config.cluster.as_deref(), runtime, started_at: Some(now) };
-        let workload = identity::workload(&spec, &bundle, id, &known);
-        Self { workload, spec, bundle, problem }
+        let own_spec = launcher_edit::own(&spec);
+        let workload = identity::workload(&own_spec, &bundle, id, &known);
+        Self { workload, spec, own_spec, bundle, problem }
     }
 }
 

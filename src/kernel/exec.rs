@@ -5,11 +5,12 @@ use std::ffi::CString;
 use std::ffi::OsStr;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 use std::path::PathBuf;
 
 use crate::kernel::Errno;
-use crate::kernel::raw::signal;
+use crate::kernel::raw::inherited;
 
 /// Why this process is still itself.
 #[derive(Debug, thiserror::Error)]
@@ -34,7 +35,8 @@ pub enum ExecError {
 }
 
 /// Replaces this process by `path` with exactly `argv` (`argv[0]` included) and `environment` (`NAME=value`, in order).
-/// Descriptors without close-on-exec are inherited; SIGPIPE is put back to its default. Returns only when that failed.
+/// Descriptors without close-on-exec are inherited; SIGPIPE and closed standard descriptors are put back to what this process
+/// itself was started with. Returns only when that failed, and then nothing can be written to a standard error that was closed.
 #[must_use]
 pub fn replace(path: &Path, argv: &[OsString], environment: &[OsString]) -> ExecError {
     match try_replace(path, argv, environment) {
@@ -49,9 +51,15 @@ fn try_replace(path: &Path, argv: &[OsString], environment: &[OsString]) -> Resu
     let arguments = c_strings(argv).ok_or_else(|| nul("an argument"))?;
     let variables = c_strings(environment).ok_or_else(|| nul("an environment variable"))?;
     let failed = |source| ExecError::Execve { path: path.to_owned(), source };
-    signal::restore_default_sigpipe().map_err(failed)?;
+    inherited::restore().map_err(failed)?;
     nix::unistd::execve(&program, &arguments, &variables)
         .map_err(|errno| failed(Errno::from_raw_os_error(errno as i32)))
+}
+
+/// This process's environment, byte for byte and in order, for [`replace`].
+#[must_use]
+pub fn environment() -> Vec<OsString> {
+    inherited::environment().into_iter().map(|entry| OsString::from_vec(entry.into_bytes())).collect()
 }
 
 fn c_string(text: &OsStr) -> Option<CString> {

@@ -12,7 +12,7 @@
 //! | pidfd_getfd(2) | 5.6 | descriptors of other processes | `/proc/PID/fd` |
 //! | openat2(2) | 5.6 | reading below a container's root | databases cannot be read |
 //! | statx(2) mount id | 5.8 | `..` stops at a container's root | paths cannot be resolved |
-//! | Landlock | 5.13, logging 6.15 | the seal of enforce | enforce rests on the notifier |
+//! | Landlock | 6.2 (ABI 3), logging 6.15 | the seal of enforce | enforce rests on the broker |
 //! | fanotify `REPORT_DFID_NAME` | 5.9; overlayfs 6.6 | the witness of what really changed | content comparison only |
 //! | io_uring | 5.1 | informational: opens files past seccomp | nothing to watch |
 //!
@@ -44,6 +44,8 @@ use crate::kernel::shared_area::SharedArea;
 
 /// How long the child may take for one call.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// The first Landlock ABI with all rights to change files: ABI 3 brought truncation (landlock(7)).
+pub const LEAST_LANDLOCK_ABI: u32 = 3;
 /// `SECCOMP_ADDFD_FLAG_SEND`, Linux 5.14.
 const ADDFD_SEND: u32 = 2;
 
@@ -275,13 +277,24 @@ fn try_mount_id() -> Result<String, String> {
     Ok(String::new())
 }
 
+/// Landlock ABI of the running kernel, or the kernel's answer in words.
+///
+/// # Errors
+/// There is none: `ENOSYS` when it is not built in, `EOPNOTSUPP` when it is off at boot (landlock_create_ruleset(2)).
+pub fn landlock_abi() -> Result<u32, String> {
+    questions::abi_version().map_err(|errno| errno.to_string())
+}
+
 fn landlock() -> Feature {
     feature(
         "Landlock",
         "the seal of enforce",
-        "5.13",
-        questions::abi_version().map(|version| format!("ABI {version}")).map_err(|errno| errno.to_string()),
-        "boot with lsm= that names landlock on Linux 5.13 or later; audit works without",
+        "6.2",
+        landlock_abi().and_then(|version| {
+            let told = format!("ABI {version}");
+            if version < LEAST_LANDLOCK_ABI { Err(format!("{told}, which cannot tell truncation")) } else { Ok(told) }
+        }),
+        "boot with lsm= that names landlock on Linux 6.2 or later; without, enforce rests on the broker alone",
     )
 }
 

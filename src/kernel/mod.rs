@@ -5,10 +5,12 @@
 //!
 //! Invariants: whatever is read from another process is bounded before it is allocated; what is read through a notification's
 //! thread id counts only while that notification is still valid ([`remote_memory::Unverified`]); files that a container controls are opened with
-//! `O_PATH` only, with the one exception of [`foreign_root::read_file_in_root`], which first makes sure of a regular file.
+//! `O_PATH` only, with the exceptions of [`foreign_root::read_file_in_root`] and [`assembled_root::Object::head`], which first make sure of
+//! a regular file.
 //! Deliberately absent: any decision, any logging, any name of an account database.
 #![cfg_attr(not(test), deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::arithmetic_side_effects))]
 
+pub mod assembled_root;
 pub mod broker;
 pub mod exec;
 pub mod fanotify;
@@ -17,8 +19,10 @@ pub mod features;
 pub mod foreign_root;
 pub mod pidfd;
 pub mod process;
+pub mod program_format;
 pub mod raw;
 pub mod remote_memory;
+pub mod sealed_memory;
 pub mod seccomp_notify;
 pub mod shared_area;
 

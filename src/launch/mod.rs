@@ -6,8 +6,8 @@
 //! chown(2) and setxattr(2), and a database that has a second path (hard link, bind mount) keeps that path's rights.
 //!
 //! Deliberately absent: `no_new_privs` is never set here, because it would break setuid programs. Without it the caller lends
-//! CAP_SYS_ADMIN (landlock_restrict_self(2), "ERRORS", EPERM) and names it in `--give-back`. The runtime shim does not put
-//! this program into a container yet.
+//! CAP_SYS_ADMIN (landlock_restrict_self(2), "ERRORS", EPERM) and names it in `--give-back`. The runtime shim hands this
+//! program into a container as a sealed memfd (`crate::runtime_shim`) and puts it in front of the container's own.
 //!
 //! It is to run in any container, so it is built static: `RUSTFLAGS=-Ctarget-feature=+crt-static cargo build --target
 //! x86_64-unknown-linux-gnu --bin acctguard-launch`. The library links libseccomp, so that build needs `libseccomp.a`
@@ -19,12 +19,14 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
+use crate::launch::capabilities::Loan;
 use crate::model::attempt::DatabasePath;
 use crate::model::diagnostic::chain;
 
 pub mod capabilities;
 pub mod program;
 pub mod seal;
+pub mod sealed_tree;
 
 /// The seal or the capabilities could not be set as asked: nothing was started.
 const CANNOT_SEAL: u8 = 125;
@@ -43,9 +45,13 @@ struct CommandLine {
     /// Database to seal, absolute; one that ends in / seals a whole directory. Default: all that acctguard knows.
     #[arg(long, value_name = "DATABASE", value_parser = parse_database)]
     seal: Vec<DatabasePath>,
-    /// Capability to give up for good before PROGRAM starts, as CAP_SYS_ADMIN.
-    #[arg(long, value_name = "CAP", value_parser = capabilities::parse)]
-    give_back: Vec<caps::Capability>,
+    /// Capability to give up for good before PROGRAM starts, as CAP_SYS_ADMIN; out of all its sets, or out of those named:
+    /// CAP_SETPCAP=bounding,effective,inheritable,permitted,ambient.
+    #[arg(long, value_name = "CAP[=SETS]", value_parser = capabilities::parse)]
+    give_back: Vec<Loan>,
+    /// Descriptor by which this program was run, closed before PROGRAM starts.
+    #[arg(long, value_name = "NUMBER")]
+    own_descriptor: Option<i32>,
     /// What to run, found as execvp(3) would, but without its fall-back to a shell.
     #[arg(last = true, required = true, value_name = "PROGRAM ARGS")]
     program: Vec<OsString>,
@@ -82,6 +88,10 @@ fn launch(command_line: &CommandLine) -> u8 {
     if let Err(error) = capabilities::give_back(&command_line.give_back) {
         eprintln!("acctguard-launch: {}", chain(&error));
         return CANNOT_SEAL;
+    }
+    if let Some(number) = command_line.own_descriptor.filter(|number| *number > 2) {
+        // not open is as good as closed
+        let _ = nix::unistd::close(number);
     }
     let error = program::replace(&command_line.program);
     eprintln!("acctguard-launch: {}", chain(&error));

@@ -45,14 +45,7 @@ pub fn replace(command: &[OsString]) -> ProgramError {
         Ok(path) => path,
         Err(error) => return error,
     };
-    let environment: Vec<OsString> = std::env::vars_os()
-        .map(|(mut variable, value)| {
-            variable.push("=");
-            variable.push(value);
-            variable
-        })
-        .collect();
-    ProgramError::Exec(exec::replace(&path, command, &environment))
+    ProgramError::Exec(exec::replace(&path, command, &exec::environment()))
 }
 
 /// The file that `name` means: itself when it holds a slash, else the first executable file of that name in `search`.

@@ -10,9 +10,11 @@
 #![forbid(unsafe_code)]
 
 pub mod bundle;
+pub mod exec_words;
 pub mod hook_state;
 pub mod identity;
 pub mod intercepted;
+pub mod launcher_edit;
 pub mod listener_state;
 pub mod parameters;
 pub mod runtime_args;

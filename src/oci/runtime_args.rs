@@ -63,6 +63,10 @@ pub struct CommandLine {
     pub id: Option<OsString>,
     /// What an exec runs, when no process file says it.
     pub exec_arguments: Vec<OsString>,
+    /// Where `--preserve-fds` stands in [`CommandLine::forwarded`].
+    pub preserve_fds_at: Vec<Words>,
+    /// Where `--process` stands there.
+    pub process_at: Vec<Words>,
 }
 
 /// Options of create, run, restore and exec.
@@ -92,6 +96,19 @@ pub struct CommandOptions {
     pub env: Vec<OsString>,
     /// `--preserve-fds`.
     pub preserve_fds: Option<OsString>,
+    /// `--no-new-privs`.
+    pub no_new_privileges: bool,
+    /// Full names of the other options with a value.
+    pub others: Vec<&'static str>,
+}
+
+/// Words of a command line that are one option: its own and, where that stands apart, its value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Words {
+    /// Where it begins.
+    pub first: usize,
+    /// How many they are.
+    pub count: usize,
 }
 
 /// A command line of acctguard-runtime that is wrong in acctguard's own part.
@@ -151,7 +168,7 @@ impl CommandLine {
             Some("exec") => Command::Exec,
             _ => return Ok(line),
         };
-        line.command_words(words.get(position + 1..).unwrap_or_default());
+        line.command_words(words.get(position + 1..).unwrap_or_default(), position + 1);
         Ok(line)
     }
 
@@ -193,7 +210,8 @@ impl CommandLine {
         }
     }
 
-    fn command_words(&mut self, words: &[OsString]) {
+    /// Reads the words after the command, the first of which is word `offset` of the line.
+    fn command_words(&mut self, words: &[OsString], offset: usize) {
         let in_order = self.command == Command::Exec;
         let mut position = 0;
         let mut positional: Vec<OsString> = Vec::new();
@@ -213,10 +231,52 @@ impl CommandLine {
                 continue;
             };
             let (takes_next, unknown) = self.command_option(&option, words.get(position));
+            self.note_place(&option, Words { first: offset + position - 1, count: 1 + usize::from(takes_next) });
             uncertain |= unknown;
             position += usize::from(takes_next);
         }
         self.positional(positional, uncertain);
+    }
+
+    /// Notes where an option stands that may have to be replaced.
+    fn note_place(&mut self, option: &Word<'_>, words: Words) {
+        let known = look_up(option.name, &COMMAND_WITH_VALUE, &COMMAND_WITHOUT_VALUE);
+        let process_letter = option.single && option.name.starts_with('p') && known == Known::Unknown;
+        match known {
+            Known::WithValue("preserve-fds") => self.preserve_fds_at.push(words),
+            Known::WithValue("process" | "p") => self.process_at.push(words),
+            _ if process_letter => self.process_at.push(words),
+            _ => {}
+        }
+    }
+
+    /// Whether [`CommandLine::with`] can put another process in the place of the one asked for: letters put together cannot
+    /// be taken apart.
+    #[must_use]
+    pub fn process_can_be_replaced(&self) -> bool {
+        self.options.process.is_none() || !self.process_at.is_empty()
+    }
+
+    /// The line with `--preserve-fds COUNT` when given, and with `--process FILE` in the place of a process file or of the words of an
+    /// exec, when given.
+    #[must_use]
+    pub fn with(&self, preserve_fds: Option<u32>, process: Option<&std::path::Path>) -> Vec<OsString> {
+        let counts = self.preserve_fds_at.iter().filter(|_| preserve_fds.is_some());
+        let replaced = counts.chain(self.process_at.iter().filter(|_| process.is_some()));
+        let replaced: Vec<usize> = replaced.flat_map(|words| words.first..words.first + words.count).collect();
+        let words_of_exec = if process.is_some() { self.exec_arguments.len() } else { 0 };
+        let end = self.forwarded.len().saturating_sub(words_of_exec);
+        let mut line = Vec::new();
+        for (position, word) in self.forwarded.iter().take(end).enumerate() {
+            if !replaced.contains(&position) {
+                line.push(word.clone());
+            }
+            if self.command_position == Some(position) {
+                line.extend(preserve_fds.iter().flat_map(|count| ["--preserve-fds".into(), count.to_string().into()]));
+                line.extend(process.iter().flat_map(|file| ["--process".into(), file.as_os_str().to_owned()]));
+            }
+        }
+        line
     }
 
     fn positional(&mut self, mut positional: Vec<OsString>, uncertain: bool) {
@@ -291,7 +351,8 @@ impl CommandLine {
             "cwd" => options.cwd = Some(text(value)),
             "e" | "env" => options.env.push(text(value)),
             "preserve-fds" => options.preserve_fds = Some(text(value)),
-            _ => {}
+            "no-new-privs" => options.no_new_privileges = true,
+            name => options.others.extend(COMMAND_WITH_VALUE.iter().filter(|known| **known == name)),
         }
     }
 }
@@ -371,6 +432,28 @@ mod tests {
         let user = parse("crun exec -tu0 -eA=B -e C=D ID sh");
         assert_eq!(user.options.user.as_deref(), Some(OsStr::new("0")));
         assert_eq!(user.options.env, ["A=B", "C=D"]);
+    }
+
+    #[test]
+    fn preserved_descriptors_and_the_process_are_replaced_and_nothing_else() {
+        let shown = |line: &str, process: Option<&str>| {
+            parse(line).with(Some(4), process.map(Path::new)).join(OsStr::new(" ")).into_string().expect("text")
+        };
+        for (line, process, expected) in [
+            ("runc --root /r create --bundle /b ID", None, "runc --root /r create --preserve-fds 4 --bundle /b ID"),
+            ("runc run --preserve-fds 3 ID", None, "runc run --preserve-fds 4 ID"),
+            ("crun run -d ID --preserve-fds=3", None, "crun run --preserve-fds 4 -d ID"),
+            ("crun run --preserve 3 --detach ID", None, "crun run --preserve-fds 4 --detach ID"),
+            ("runc exec --process /p -d ID", Some("/q"), "runc exec --preserve-fds 4 --process /q -d ID"),
+            ("runc exec --process=/p ID", Some("/q"), "runc exec --preserve-fds 4 --process /q ID"),
+            ("crun exec -p/p -d ID", Some("/q"), "crun exec --preserve-fds 4 --process /q -d ID"),
+            ("runc exec -p /p ID", None, "runc exec --preserve-fds 4 -p /p ID"),
+            ("runc exec --cwd / ID sh -c --process", Some("/q"), "runc exec --preserve-fds 4 --process /q --cwd / ID"),
+            ("runc exec ID sh --preserve-fds 9", None, "runc exec --preserve-fds 4 ID sh --preserve-fds 9"),
+        ] {
+            assert_eq!(shown(line, process), expected, "{line}");
+        }
+        assert_eq!(parse("runc exec --cap CAP_KILL --no-new-privs ID sh").options.others, ["cap"]);
     }
 
     #[test]

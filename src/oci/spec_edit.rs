@@ -1,4 +1,5 @@
-//! The whole edit of a `config.json`: acctguard's hooks and the interception in the seccomp section.
+//! The whole edit of a `config.json`: acctguard's hooks, the interception in the seccomp section, and the launcher in front of
+//! the program.
 //!
 //! The document stays a JSON value, so members that acctguard does not know, their order and the spelling of numbers
 //! survive. Editing an edited document changes nothing.
@@ -9,6 +10,9 @@ use serde_json::Map;
 use serde_json::Value;
 use serde_json::json;
 
+use crate::model::policy::Ground;
+use crate::oci::launcher_edit;
+use crate::oci::launcher_edit::Launcher;
 use crate::oci::seccomp_merge;
 use crate::oci::seccomp_merge::Conflict;
 use crate::oci::seccomp_merge::Listener;
@@ -23,6 +27,8 @@ pub const NO_SECCOMP: &str = "none";
 const OWN_SECCOMP: &str = "--own-seccomp";
 /// Calls that the interception cannot watch, or only in part, for the hook to put on record.
 const UNWATCHED: &str = "--unwatched";
+/// On which ground the container's own process is put, for the hook to put on record.
+const GROUND: &str = "--ground";
 /// A hook's environment is what `env` says; without it the hook would inherit the runtime's (config.md, "POSIX-platform Hooks").
 const HOOK_ENV: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -37,6 +43,21 @@ pub struct Edit<'a> {
     pub listener: Listener<'a>,
     /// What is done about interception.
     pub interception: Interception<'a>,
+    /// On which ground the container's own process is put, where it is intercepted.
+    pub placement: Option<Placement<'a>>,
+}
+
+/// On which ground the container's own process is put.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Placement<'a> {
+    /// The ground.
+    pub ground: Ground,
+    /// Why not a better one, each in one line.
+    pub reasons: &'a [String],
+    /// What is put in front of its program, under the seal.
+    pub launcher: Option<Launcher<'a>>,
+    /// The runtime's own copy of the document, out of which what is lent must be taken too.
+    pub runtime_copy: Option<&'a Path>,
 }
 
 /// What is done about interception.
@@ -99,6 +120,13 @@ pub fn is_intercepted(spec: &Value, listener_path: &str) -> bool {
     spec.pointer("/linux/seccomp/listenerPath").and_then(Value::as_str) == Some(listener_path)
 }
 
+/// Whether the container's own process was put under the seal when the document was edited last. Told by acctguard's own
+/// hook: the launcher itself may be gone from the document by now.
+#[must_use]
+pub fn is_sealed(spec: &Value) -> bool {
+    own_argument(spec, GROUND).as_deref() == Some(Ground::Seal.as_str())
+}
+
 /// The workload's own seccomp profile before acctguard's edit, as events say it: `none` or its default action.
 /// Known from acctguard's own hook in an edited document.
 #[must_use]
@@ -144,12 +172,36 @@ pub fn edit(spec: &Value, edit: &Edit<'_>) -> Result<Edited, EditError> {
     if !gaps.is_empty() {
         arguments.extend([UNWATCHED, &unwatched]);
     }
+    let placement = edit.placement.filter(|_| edit.interception == Interception::Install);
+    put_on_ground(object, placement)?;
+    let copy = placement.and_then(|placement| placement.runtime_copy).map(path_text).transpose()?;
+    if let Some(placement) = placement {
+        arguments.extend([GROUND, placement.ground.as_str()]);
+        arguments.extend(placement.reasons.iter().flat_map(|reason| ["--because", reason]));
+        arguments.extend(copy.iter().flat_map(|copy| ["--runtime-copy", copy]));
+    }
     set_hook(object, "createRuntime", program, &arguments)?;
     let mut arguments = vec![HOOK_NAME, "poststop"];
     arguments.extend(config.iter().flat_map(|file| ["--config", file]));
     set_hook(object, "poststop", program, &arguments)?;
     let intercepted = is_intercepted(&new, edit.listener.path);
     Ok(Edited { changed: new != *spec, spec: new, intercepted, gaps })
+}
+
+/// Puts the launcher in front of the container's program, or takes an earlier one out.
+fn put_on_ground(object: &mut Map<String, Value>, placement: Option<Placement<'_>>) -> Result<(), EditError> {
+    let process = object.get_mut("process").filter(|process| process.is_object());
+    let launcher = placement.and_then(|placement| placement.launcher);
+    let done = match (process, launcher) {
+        (Some(process), Some(launcher)) => launcher_edit::put_in(process, &launcher),
+        (Some(process), None) => {
+            launcher_edit::take_out(process);
+            true
+        }
+        (None, launcher) => launcher.is_none(),
+    };
+    let failed = EditError::Type { member: "process.args".to_owned(), expected: "a list with a program" };
+    if done { Ok(()) } else { Err(failed) }
 }
 
 fn path_text(path: &Path) -> Result<&str, EditError> {
@@ -241,6 +293,7 @@ mod tests {
             config_file: None,
             listener: LISTENER,
             interception,
+            placement: None,
         }
     }
 
@@ -313,6 +366,32 @@ mod tests {
             let twice = edit(&once, &with(Interception::Install)).expect("edits").spec;
             assert_eq!(own_seccomp(&twice).as_deref(), Some(own));
         }
+    }
+
+    #[test]
+    fn the_ground_is_told_to_the_hook_and_the_launcher_comes_and_goes() {
+        let spec = parse(r#"{"process":{"args":["sh"],"capabilities":{"bounding":["CAP_KILL"]}},"linux":{}}"#);
+        let launcher = Launcher { descriptor: 4, databases: &[], lend: true };
+        let reasons = ["because".to_owned()];
+        let copy = Some(Path::new("/run/crun/c1/config.json"));
+        let seal = Placement { ground: Ground::Seal, reasons: &[], launcher: Some(launcher), runtime_copy: copy };
+        let broker = Placement { ground: Ground::Broker, reasons: &reasons, launcher: None, runtime_copy: None };
+        let on = |placement| Edit { placement: Some(placement), ..with(Interception::Install) };
+        let sealed = edit(&spec, &on(seal)).expect("edits");
+        assert!(launcher_edit::is_in(&sealed.spec["process"]));
+        let hook = sealed.spec["hooks"]["createRuntime"][0]["args"].to_string();
+        assert!(hook.ends_with(r#""--ground","seal","--runtime-copy","/run/crun/c1/config.json"]"#), "{hook}");
+        assert!(!edit(&sealed.spec, &on(seal)).expect("edits").changed, "twice is once");
+        let brokered = edit(&sealed.spec, &on(broker)).expect("edits").spec;
+        assert_eq!(brokered["process"], spec["process"]);
+        let hook = brokered["hooks"]["createRuntime"][0]["args"].to_string();
+        assert!(hook.ends_with(r#""--ground","broker","--because","because"]"#), "{hook}");
+        for interception in [Interception::Off, Interception::Unprotected { reason: "no daemon" }] {
+            let off = edit(&sealed.spec, &Edit { placement: Some(seal), ..with(interception) }).expect("edits").spec;
+            assert_eq!(off["process"], spec["process"], "nothing is sealed that is not intercepted");
+            assert!(!off.to_string().contains("--ground"));
+        }
+        assert!(edit(&json!({"process": {}}), &on(seal)).is_err());
     }
 
     #[test]

@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::path::PathBuf;
 
+use serde_json::Value;
+
 use crate::config::WhenAbsent;
 use crate::config::policy_files;
 use crate::control::Request;
@@ -10,13 +12,18 @@ use crate::control::client::Client;
 use crate::model::diagnostic::chain;
 use crate::model::event::EventTime;
 use crate::model::policy::Applied;
+use crate::model::policy::Ground;
 use crate::model::policy::Mode;
 use crate::model::policy::OnUnprotected;
 use crate::model::policy::PolicySet;
+use crate::model::policy::ground::Standing;
+use crate::model::policy::rule::Landlock;
 use crate::model::workload::ContainerId;
 use crate::model::workload::Workload;
 use crate::oci::bundle::Bundle;
 use crate::oci::identity;
+use crate::oci::launcher_edit;
+use crate::oci::launcher_edit::Launcher;
 use crate::oci::seccomp_merge::Listener;
 use crate::oci::spec_edit;
 use crate::oci::spec_edit::Edit;
@@ -24,10 +31,15 @@ use crate::oci::spec_edit::EditError;
 use crate::oci::spec_edit::Edited;
 use crate::oci::spec_edit::HOOK_NAME;
 use crate::oci::spec_edit::Interception;
+use crate::oci::spec_edit::Placement;
 use crate::runtime_shim::Call;
 use crate::runtime_shim::ShimError;
 use crate::runtime_shim::UnprotectedCause;
+use crate::runtime_shim::handover::Handover;
+use crate::runtime_shim::program_search;
 use crate::runtime_shim::record;
+use crate::runtime_shim::standing;
+use crate::runtime_shim::standing::Decided;
 
 /// `listenerMetadata` of acctguard's listener.
 const LISTENER_METADATA: &str = "acctguard/1";
@@ -35,6 +47,8 @@ const LISTENER_METADATA: &str = "acctguard/1";
 /// A container that is about to be created.
 struct Subject {
     bundle: Bundle,
+    /// Its document without the launcher of an earlier edit.
+    own_spec: Value,
     workload: Workload,
     applied: Applied,
     policies_broken: bool,
@@ -44,32 +58,74 @@ struct Subject {
 ///
 /// # Errors
 /// [`ShimError`]; the bundle is then as it was.
-pub fn prepare(call: &Call) -> Result<(), ShimError> {
-    let Some(mut subject) = subject(call)? else { return Ok(()) };
+pub fn prepare(call: &Call) -> Result<Handover, ShimError> {
+    let Some(mut subject) = subject(call)? else { return Ok(Handover::unchanged(call)) };
     let hook_program = hook_program()?;
     let config_file = call.config_for_hooks();
     let listener_path = call.config.listener_socket().to_string_lossy().into_owned();
     let listener = Listener { path: &listener_path, metadata: LISTENER_METADATA };
+    let decided = decided(call, &subject);
+    let runtime_copy = runtime_copy(call).filter(|_| decided.standing.lend);
+    let launcher = decided.seat.as_ref().map(|seat| Launcher {
+        descriptor: seat.number(),
+        databases: &subject.applied.databases,
+        lend: decided.standing.lend,
+    });
+    let placement = Some(Placement {
+        ground: decided.standing.ground,
+        reasons: &decided.standing.reasons,
+        launcher,
+        runtime_copy: runtime_copy.as_deref(),
+    });
     let edit_with = |interception: Interception<'_>| {
-        let edit = Edit { hook_program: &hook_program, config_file: config_file.as_deref(), listener, interception };
+        let config_file = config_file.as_deref();
+        let edit = Edit { hook_program: &hook_program, config_file, listener, interception, placement };
         spec_edit::edit(subject.bundle.config(), &edit)
     };
     let edited = match subject.applied.mode {
         Mode::Off => edit_with(Interception::Off)?,
-        Mode::Audit | Mode::Enforce => protected(call, &subject, edit_with)?,
+        Mode::Audit | Mode::Enforce => protected(call, &subject, &decided.standing, edit_with)?,
     };
+    let sealed = edited.intercepted;
     subject.bundle.replace(edited.spec)?;
-    Ok(())
+    match decided.seat.filter(|_| sealed) {
+        Some(seat) => Ok(Handover::with_launcher(call, seat, None)?),
+        None => Ok(Handover::unchanged(call)),
+    }
+}
+
+/// On which ground the container's own process is put.
+fn decided(call: &Call, subject: &Subject) -> Decided {
+    let process = subject.own_spec.get("process").unwrap_or(&Value::Null);
+    standing::decide(call, &subject.applied, &subject.own_spec, process, || {
+        program_search::root_to_be(&subject.own_spec, subject.bundle.directory()).map_err(|errno| {
+            format!("its root file system cannot be opened ({errno}); the runtime reports that itself")
+        })
+    })
+}
+
+/// crun's own copy of `config.json`, out of which it takes what an exec does not say.
+fn runtime_copy(call: &Call) -> Option<PathBuf> {
+    if !call.real.name().contains("crun") {
+        return None;
+    }
+    let root = call.line.root.clone().unwrap_or_else(|| PathBuf::from("/run/crun"));
+    let copy = root.join(call.line.id.as_ref()?).join("config.json");
+    std::path::absolute(copy).ok()
 }
 
 /// The edit with the interception, or without it where policy lets the container start unprotected.
 fn protected(
     call: &Call,
     subject: &Subject,
+    standing: &Standing,
     edit_with: impl Fn(Interception<'_>) -> Result<Edited, EditError>,
 ) -> Result<Edited, ShimError> {
     let cause = match ping(call) {
         Err(error) => UnprotectedCause::from(error),
+        Ok(()) if lacks_required_seal(subject, standing) && refuses(call, subject, false) => {
+            UnprotectedCause::NotSealed(standing.reasons.join("; "))
+        }
         Ok(()) => match edit_with(Interception::Install) {
             Ok(edited) if edited.gaps.is_empty() || !refuses(call, subject, false) => return Ok(edited),
             Ok(edited) => UnprotectedCause::Gaps(edited.gaps.join(", ")),
@@ -84,16 +140,23 @@ fn protected(
     }
     let error = ShimError::Unprotected {
         id: subject.workload.container.id.to_string(),
-        what: if absent {
-            "its calls cannot be intercepted without the daemon"
-        } else {
-            "its calls cannot be intercepted"
+        what: match cause {
+            UnprotectedCause::Daemon(_) => "its calls cannot be intercepted without the daemon",
+            UnprotectedCause::NotSealed(_) => "it cannot be sealed",
+            UnprotectedCause::Conflict(_) | UnprotectedCause::Gaps(_) => "its calls cannot be intercepted",
         },
         rule: refusing_rule(subject),
         source: Box::new(cause),
     };
     record::refused(call, &subject.workload, &subject.applied, &chain(&error));
     Err(error)
+}
+
+/// Whether the container stands on less than `landlock: required` demands.
+fn lacks_required_seal(subject: &Subject, standing: &Standing) -> bool {
+    subject.applied.mode == Mode::Enforce
+        && subject.applied.landlock == Landlock::Required
+        && standing.ground != Ground::Seal
 }
 
 /// Whether a container that cannot be protected is refused.
@@ -145,7 +208,8 @@ fn subject(call: &Call) -> Result<Option<Subject>, ShimError> {
         runtime: Some(&runtime),
         started_at: Some(EventTime(jiff::Timestamp::now())),
     };
-    let workload = identity::workload(bundle.config(), bundle.directory(), &id, &known);
+    let own_spec = launcher_edit::own(bundle.config());
+    let workload = identity::workload(&own_spec, bundle.directory(), &id, &known);
     let (policies, policies_broken) = match policy_files::load(&call.config.policy_dir) {
         Ok(policies) => (policies, false),
         Err(errors) => {
@@ -160,7 +224,7 @@ fn subject(call: &Call) -> Result<Option<Subject>, ShimError> {
         }
     };
     let applied = policies.apply(&workload);
-    Ok(Some(Subject { bundle, workload, applied, policies_broken }))
+    Ok(Some(Subject { bundle, own_spec, workload, applied, policies_broken }))
 }
 
 fn first<E: std::fmt::Display>(errors: &[E]) -> String {

@@ -1,11 +1,7 @@
 //! `exec`: who enters which container and with what, told to the daemon before the real runtime starts.
 
 use std::ffi::OsString;
-use std::fs::File;
-use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
 use std::process::Command;
 use std::process::Stdio;
 
@@ -19,6 +15,7 @@ use crate::kernel::process::Facts;
 use crate::model::event::Kind;
 use crate::model::event::Session;
 use crate::model::event::Severity;
+use crate::model::policy::ground::Standing;
 use crate::model::redact;
 use crate::model::workload::ContainerId;
 use crate::oci::bundle::Bundle;
@@ -28,31 +25,34 @@ use crate::oci::identity;
 use crate::oci::spec_edit;
 use crate::runtime_shim::Call;
 use crate::runtime_shim::ShimError;
+use crate::runtime_shim::exec_process;
+use crate::runtime_shim::exec_process::Plan;
+use crate::runtime_shim::handover::Handover;
 use crate::runtime_shim::record;
 use crate::supervise::ancestry;
-
-/// Largest process file that is read.
-const MAX_PROCESS_BYTES: u64 = 16 * 1024 * 1024;
 
 /// Registers an exec session. A container that the real runtime does not know is the real runtime's to report.
 ///
 /// # Errors
 /// [`ShimError::ExecWithoutDaemon`] where the container's calls would fail without the daemon.
-pub fn register(call: &Call) -> Result<(), ShimError> {
+pub fn register(call: &Call) -> Result<Handover, ShimError> {
     let Some(id) = call.line.id.as_ref().and_then(|id| id.to_str()).and_then(|id| ContainerId::new(id).ok()) else {
-        return Ok(());
+        return Ok(Handover::unchanged(call));
     };
-    let Some(state) = state(call, &id) else { return Ok(()) };
+    let Some(state) = state(call, &id) else { return Ok(Handover::unchanged(call)) };
     let pid = std::process::id();
     let start_time_ticks = Facts::read(pid).map_err(ShimError::OwnProcess)?.start_time_ticks;
+    let bundle = Bundle::open(&state.bundle).ok();
+    let Plan { standing, handover } = exec_process::plan(call, &id, &state, bundle.as_ref());
+    let ground = standing.ground;
     let mut event = record::event(call, Kind::ContainerExec, Severity::Info);
-    event.session = Some(session(call));
-    let registration = ExecRegistration { id: id.clone(), pid, start_time_ticks, event: event.clone() };
+    event.session = Some(session(call, standing));
+    let registration = ExecRegistration { id: id.clone(), pid, start_time_ticks, ground, event: event.clone() };
     let request = Request::Exec(Box::new(registration));
     let Err(source) = Client::connect(&call.config).and_then(|client| client.order(&request)) else {
-        return Ok(());
+        return Ok(handover);
     };
-    let Ok(bundle) = Bundle::open(&state.bundle) else { return Ok(()) };
+    let Some(bundle) = bundle else { return Ok(handover) };
     if spec_edit::is_intercepted(bundle.config(), &call.config.listener_socket().to_string_lossy()) {
         return Err(ShimError::ExecWithoutDaemon { id: id.to_string(), source });
     }
@@ -60,7 +60,7 @@ pub fn register(call: &Call) -> Result<(), ShimError> {
     let known = identity::Known { cluster: call.config.cluster.as_deref(), runtime: Some(&runtime), started_at: None };
     event.container = Some(identity::workload(bundle.config(), bundle.directory(), &id, &known).container);
     record::deliver(call, event);
-    Ok(())
+    Ok(handover)
 }
 
 /// What `state ID` of the real runtime says.
@@ -77,7 +77,7 @@ fn state(call: &Call, id: &ContainerId) -> Option<State> {
     state.filter(|_| done)
 }
 
-fn session(call: &Call) -> Session {
+fn session(call: &Call, standing: Standing) -> Session {
     let options = &call.line.options;
     let mut session = Session {
         id: Uuid::now_v7().to_string(),
@@ -85,8 +85,10 @@ fn session(call: &Call) -> Session {
         tty: options.tty,
         user: options.user.as_ref().map(|user| redact::printable(user.as_bytes())),
         started_by: Some(ancestry::creator_of(std::os::unix::process::parent_id())),
+        ground: Some(standing.ground),
+        reasons: standing.reasons,
     };
-    if let Some(process) = options.process.as_deref().and_then(read_process) {
+    if let Some(process) = options.process.as_deref().and_then(exec_process::read_file) {
         let arguments = process.get("args").and_then(Value::as_array).into_iter().flatten();
         let arguments: Vec<OsString> = arguments.filter_map(Value::as_str).map(OsString::from).collect();
         session.argv = redacted(&arguments);
@@ -104,16 +106,4 @@ fn redacted(arguments: &[OsString]) -> Vec<String> {
 fn user(process: &Value) -> Option<String> {
     let number = |key: &str| process.pointer(&format!("/user/{key}")).and_then(Value::as_u64);
     process.get("user").map(|_| format!("{}:{}", number("uid").unwrap_or(0), number("gid").unwrap_or(0)))
-}
-
-/// A process file. Only a regular file is read: a pipe would be empty for the real runtime afterwards.
-fn read_process(path: &Path) -> Option<Value> {
-    let flags = nix::fcntl::OFlag::O_NONBLOCK.bits();
-    let file = File::options().read(true).custom_flags(flags).open(path).ok()?;
-    if !file.metadata().ok()?.is_file() {
-        return None;
-    }
-    let mut bytes = Vec::new();
-    file.take(MAX_PROCESS_BYTES).read_to_end(&mut bytes).ok()?;
-    serde_json::from_slice(&bytes).ok()
 }

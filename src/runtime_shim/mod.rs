@@ -1,9 +1,11 @@
 //! `acctguard-runtime`: stands in the place of runc or crun, edits what is created, records what enters, and becomes the real
 //! runtime by execve(2), so that pid, descriptors, working directory, signals and exit code are the real runtime's.
 //!
-//! create and run: `create`. exec: `exec`. restore is refused where policy enforces. Every other command is passed on at
+//! create and run: `create`. exec: `exec`. On which ground a process is put: `standing`, `program_search`; what the real
+//! runtime is handed: `handover`. restore is refused where policy enforces. Every other command is passed on at
 //! once. Which program the real runtime is: `real_runtime`. How engines are told of errors: `engine_log`.
-//! Invariant: the shim never waits for anything without a bound, and never changes a line that it passes on.
+//! Invariant: the shim never waits for anything without a bound, and changes of a line that it passes on nothing but
+//! `--preserve-fds` and `--process`, for the launcher.
 #![forbid(unsafe_code)]
 
 use std::ffi::OsString;
@@ -14,6 +16,7 @@ use crate::config::Config;
 use crate::config::file::ConfigError;
 use crate::config::file::DEFAULT_FILE;
 use crate::control::client::ClientError;
+use crate::kernel::Errno;
 use crate::kernel::exec::ExecError;
 use crate::kernel::process::ProcessError;
 use crate::model::workload::ContainerIdError;
@@ -23,14 +26,20 @@ use crate::oci::runtime_args::CommandLine;
 use crate::oci::runtime_args::CommandLineError;
 use crate::oci::seccomp_merge::Conflict;
 use crate::oci::spec_edit::EditError;
+use crate::runtime_shim::handover::Handover;
+use crate::runtime_shim::handover::LauncherError;
 use crate::runtime_shim::real_runtime::RealRuntime;
 use crate::runtime_shim::real_runtime::RealRuntimeError;
 
 mod create;
 mod engine_log;
 mod exec;
+mod exec_process;
+mod handover;
+mod program_search;
 mod real_runtime;
 mod record;
+mod standing;
 
 /// EX_USAGE, sysexits.h.
 const EXIT_USAGE: u8 = 64;
@@ -58,6 +67,14 @@ enum ShimError {
     Edit(#[from] EditError),
     #[error(transparent)]
     ContainerId(#[from] ContainerIdError),
+    #[error(transparent)]
+    Launcher(#[from] LauncherError),
+    #[error("descriptor {number} cannot be handed to the real runtime; raise the limit of open files")]
+    Place {
+        number: i32,
+        #[source]
+        source: Errno,
+    },
     #[error("find acctguard's own programs")]
     OwnPath(#[source] std::io::Error),
     #[error("{} is not there, and every container needs it as a hook; install it beside acctguard-runtime", path.display())]
@@ -93,6 +110,8 @@ enum UnprotectedCause {
     Conflict(#[from] Conflict),
     #[error("intercepted in part only: {0}; simplify the container's seccomp profile")]
     Gaps(String),
+    #[error("{0}, and the policy says landlock: required")]
+    NotSealed(String),
 }
 
 /// A call of the shim, as far as it is understood.
@@ -129,10 +148,10 @@ pub fn main() -> ExitCode {
 }
 
 fn run(line: &CommandLine) -> ShimError {
-    match prepare(line) {
-        Ok(call) => match act(&call) {
-            Ok(()) => call.real.become_it(&call.line.forwarded, call.environment).into(),
-            Err(error) => error,
+    match prepare(line).and_then(|call| act(&call).map(|handover| (call, handover))) {
+        Ok((call, handover)) => match handover.place() {
+            Ok(()) => call.real.become_it(&handover.argv, call.environment).into(),
+            Err((number, source)) => ShimError::Place { number, source },
         },
         Err(error) => error,
     }
@@ -145,15 +164,16 @@ fn prepare(line: &CommandLine) -> Result<Call, ShimError> {
     Ok(Call { line: line.clone(), config, real, environment })
 }
 
-fn act(call: &Call) -> Result<(), ShimError> {
+/// Does what is to be done before the real runtime runs, and says what it is handed.
+fn act(call: &Call) -> Result<Handover, ShimError> {
     if call.line.options.help {
-        return Ok(());
+        return Ok(Handover::unchanged(call));
     }
     match call.line.command {
         Command::Create | Command::Run => create::prepare(call),
-        Command::Restore => create::check_restore(call),
+        Command::Restore => create::check_restore(call).map(|()| Handover::unchanged(call)),
         Command::Exec => exec::register(call),
-        Command::Other => Ok(()),
+        Command::Other => Ok(Handover::unchanged(call)),
     }
 }
 

@@ -6,9 +6,9 @@
 
 pub mod child;
 pub mod fanotify;
+pub mod inherited;
 pub mod notify;
 pub mod questions;
-pub mod signal;
 pub mod slot_memory;
 #[cfg(test)]
 pub mod test_memory;

@@ -5,6 +5,7 @@ use serde::Serialize;
 
 use crate::model::event::creation::Creator;
 use crate::model::event::creation::Process;
+use crate::model::policy::Ground;
 
 /// An exec session.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,6 +23,12 @@ pub struct Session {
     /// Who started it; absent when the exec went past the shim.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started_by: Option<Creator>,
+    /// On which ground its processes stand; absent when the exec went past the shim.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ground: Option<Ground>,
+    /// Why not on the ground that policy asks for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reasons: Vec<String>,
 }
 
 /// The process that acted.

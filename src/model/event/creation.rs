@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde::Serialize;
 
+use crate::model::policy::Ground;
+
 /// One process of an ancestry, the nearest first.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Process {
@@ -172,8 +174,8 @@ pub struct AccountBaseline {
 pub struct Protection {
     /// Whether the interception is in place.
     pub intercepted: bool,
-    /// On which ground: `notify` (the listener decides), `none`.
-    pub ground: String,
+    /// On which ground the container's own process stands.
+    pub ground: Ground,
     /// Who installed the filter: `runtime`, or absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub installer: Option<String>,
