@@ -6,6 +6,7 @@ mod calls;
 mod cli;
 mod creation;
 mod daemon;
+mod evasion;
 mod harness;
 mod programs;
 mod shim;
