@@ -10,6 +10,7 @@ mod harness;
 mod evasion;
 
 mod lanes;
+mod races;
 mod table;
 
 use std::process::ExitCode;
@@ -18,6 +19,15 @@ use crate::evasion::technique::{Technique, all};
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
+    if words.first().is_some_and(|word| word == "races") {
+        return match races::Bounds::parse(&words[1..]) {
+            Ok(bounds) => exit_code(races::run(&bounds)),
+            Err(message) => {
+                eprintln!("{message}");
+                ExitCode::from(64)
+            }
+        };
+    }
     let named =
         |technique: &Technique| words.is_empty() || words.iter().any(|word| technique.name.contains(word.as_str()));
     let techniques: Vec<Technique> = all().filter(named).collect();
@@ -26,5 +36,9 @@ fn main() -> ExitCode {
         return ExitCode::from(64);
     }
     let results = lanes::run(&techniques);
-    if table::print(&techniques, &results) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    exit_code(table::print(&techniques, &results))
+}
+
+fn exit_code(right: bool) -> ExitCode {
+    if right { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
