@@ -20,28 +20,65 @@ pub const SCRIPTS: [Technique; 54] = [
     script("sed-in-place", "sed -i 's/^games:x:5:60/games:x:0:0/' /etc/passwd"),
     script("sort-output", "printf 'a:x:0:0::/:/bin/sh\\n' > /tmp/more; sort -o /etc/passwd /tmp/more /etc/passwd"),
     script("cp", "sed 's/^games:x:5:60/games:x:0:0/' /etc/passwd > /tmp/p; cp /tmp/p /etc/passwd"),
-    script("cp-remove", "sed 's/^games:x:5:60/games:x:0:0/' /etc/passwd > /tmp/p; cp --remove-destination /tmp/p /etc/passwd"),
+    script(
+        "cp-remove",
+        "sed 's/^games:x:5:60/games:x:0:0/' /etc/passwd > /tmp/p; \
+         cp --remove-destination /tmp/p /etc/passwd",
+    ),
     script("mv", "sed 's/^games:x:5:60/games:x:0:0/' /etc/passwd > /tmp/p; mv -f /tmp/p /etc/passwd"),
     script("install", "sed 's/^games:x:5:60/games:x:0:0/' /etc/passwd > /tmp/p; install -m 644 /tmp/p /etc/passwd"),
     script("ln-force", "sed 's/^games:x:5:60/games:x:0:0/' /etc/passwd > /etc/p; ln -f /etc/p /etc/passwd"),
     script("ln-symbolic", "sed 's/^games:x:5:60/games:x:0:0/' /etc/passwd > /etc/p; ln -sf p /etc/passwd"),
     script("rm", "rm -f /etc/shadow").on(SHADOW),
-    script("tar", "mkdir -p /tmp/t/etc; cp /etc/passwd /tmp/t/etc; echo 'm:x:0:0:::' >> /tmp/t/etc/passwd; tar -C /tmp/t -cf /tmp/t.tar etc/passwd; tar -C / -xf /tmp/t.tar"),
+    script(
+        "tar",
+        "mkdir -p /tmp/t/etc; cp /etc/passwd /tmp/t/etc; echo 'm:x:0:0:::' >> /tmp/t/etc/passwd; \
+         tar -C /tmp/t -cf /tmp/t.tar etc/passwd; tar -C / -xf /tmp/t.tar",
+    ),
     script("busybox-shell", "/bin/busybox sh -c 'echo m:x:0:0::: >> /etc/passwd'"),
-    script("busybox-cpio", "mkdir -p /tmp/t/etc; cd /tmp/t; echo m:x:0:0::: > etc/passwd; echo etc/passwd | /bin/busybox cpio -o -H newc > /tmp/c; cd /; /bin/busybox cpio -idu < /tmp/c"),
+    script(
+        "busybox-cpio",
+        "mkdir -p /tmp/t/etc; cd /tmp/t; echo m:x:0:0::: > etc/passwd; \
+         echo etc/passwd | /bin/busybox cpio -o -H newc > /tmp/c; cd /; /bin/busybox cpio -idu < /tmp/c",
+    ),
     script("typescript", "script -q -a -c 'echo m:x:0:0:::' /etc/passwd < /dev/null"),
-    script("without-capabilities", "setpriv --bounding-set=-all --inh-caps=-all sh -c 'echo m:x:0:0::: >> /etc/passwd'"),
-    script("unshared-everything", "unshare --user --map-root-user --mount --pid --fork sh -c 'echo m:x:0:0::: >> /etc/passwd'"),
+    script(
+        "without-capabilities",
+        "setpriv --bounding-set=-all --inh-caps=-all sh -c 'echo m:x:0:0::: >> /etc/passwd'",
+    ),
+    script(
+        "unshared-everything",
+        "unshare --user --map-root-user --mount --pid --fork sh -c 'echo m:x:0:0::: >> /etc/passwd'",
+    ),
     // Interpreters and editors.
-    script("perl", "perl -e 'open(F, q(>>), q(/etc/passwd)) or exit 1; print F qq(m:x:0:0:::\\n); close F or exit 1'"),
+    script(
+        "perl",
+        "perl -e 'open(F, q(>>), q(/etc/passwd)) or exit 1; print F qq(m:x:0:0:::\\n); \
+         close F or exit 1'",
+    ),
     script("perl-syscall", "perl -e '$p = qq(/etc/passwd\\0); syscall(76, $p, 10) == 0 or exit 1'"),
-    script("python", "python3 -c \"import os; os.write(os.open('/etc/passwd', os.O_WRONLY | os.O_APPEND), b'm:x:0:0:::\\\\n')\"").large(),
+    script(
+        "python",
+        "python3 -c \"import os; \
+         os.write(os.open('/etc/passwd', os.O_WRONLY | os.O_APPEND), b'm:x:0:0:::\\\\n')\"",
+    )
+    .large(),
     script("gawk", "gawk 'BEGIN { print \"m:x:0:0:::\" >> \"/etc/passwd\" }'").large(),
     script("ed", "printf 'a\\nm:x:0:0:::\\n.\\nw\\nq\\n' | ed -s /etc/passwd").large(),
     script("vim", "vim.tiny -u NONE -es /etc/passwd -c '1s/^/m:x:0:0:::\\r/' -c 'wq!'").large(),
     script("sqlite", "sqlite3 :memory: '.output /etc/passwd' \"select 'm:x:0:0:::'\"").large(),
-    script("patch", "cp /etc/passwd /tmp/p; echo m:x:0:0::: >> /tmp/p; diff -u /etc/passwd /tmp/p | patch /etc/passwd").large(),
-    script("rsync", "cp /etc/passwd /tmp/passwd; echo m:x:0:0::: >> /tmp/passwd; rsync /tmp/passwd /etc/passwd").large(),
+    script(
+        "patch",
+        "cp /etc/passwd /tmp/p; echo m:x:0:0::: >> /tmp/p; \
+         diff -u /etc/passwd /tmp/p | patch /etc/passwd",
+    )
+    .large(),
+    script(
+        "rsync",
+        "cp /etc/passwd /tmp/passwd; echo m:x:0:0::: >> /tmp/passwd; \
+         rsync /tmp/passwd /etc/passwd",
+    )
+    .large(),
     script("curl", "echo m:x:0:0::: > /tmp/p; curl -s -o /etc/passwd file:///tmp/p").large(),
     script("find-print", "find /etc/hosts -fprintf /etc/passwd 'm:x:0:0:::\\n'").large(),
     script("compiler", "printf 'int main(void){return 0;}' > /tmp/m.c; gcc -o /etc/passwd /tmp/m.c").large(),
@@ -63,10 +100,25 @@ pub const SCRIPTS: [Technique; 54] = [
     script("chpasswd", "echo games:secret | chpasswd -c SHA512").on(SHADOW),
     script("newusers", "echo 'mallory:secret:0:0::/root:/bin/sh' | newusers"),
     script("pwunconv", "pwunconv"),
-    script("vipw", "printf '#!/bin/sh\\necho m:x:0:0::: >> \"$1\"\\n' > /tmp/e; chmod 755 /tmp/e; VISUAL=/tmp/e EDITOR=/tmp/e vipw"),
+    script(
+        "vipw",
+        "printf '#!/bin/sh\\necho m:x:0:0::: >> \"$1\"\\n' > /tmp/e; chmod 755 /tmp/e; \
+         VISUAL=/tmp/e EDITOR=/tmp/e vipw",
+    ),
     script("systemd-sysusers", "echo 'u mallory - - / /bin/sh' > /tmp/m.conf; systemd-sysusers /tmp/m.conf").large(),
-    script("package-script", "mkdir -p /tmp/m/DEBIAN; printf 'Package: m\\nVersion: 1\\nArchitecture: all\\nMaintainer: m <m@m>\\nDescription: m\\n' > /tmp/m/DEBIAN/control; printf '#!/bin/sh\\nuseradd mallory\\n' > /tmp/m/DEBIAN/postinst; chmod 755 /tmp/m/DEBIAN/postinst; dpkg-deb -b /tmp/m /tmp/m.deb; dpkg -i /tmp/m.deb"),
+    script(
+        "package-script",
+        "mkdir -p /tmp/m/DEBIAN; \
+         printf 'Package: m\\nVersion: 1\\nArchitecture: all\\nMaintainer: m <m@m>\\nDescription: m\\n' > /tmp/m/DEBIAN/control; \
+         printf '#!/bin/sh\\nuseradd mallory\\n' > /tmp/m/DEBIAN/postinst; chmod 755 /tmp/m/DEBIAN/postinst; \
+         dpkg-deb -b /tmp/m /tmp/m.deb; dpkg -i /tmp/m.deb",
+    ),
     // Other sources of accounts.
-    script("nsswitch-extrausers", "sed -i 's/^passwd:.*/& extrausers/' /etc/nsswitch.conf; echo 'm:x:0:0::/:/bin/sh' >> /var/lib/extrausers/passwd").on("/var/lib/extrausers/passwd"),
+    script(
+        "nsswitch-extrausers",
+        "sed -i 's/^passwd:.*/& extrausers/' /etc/nsswitch.conf; \
+         echo 'm:x:0:0::/:/bin/sh' >> /var/lib/extrausers/passwd",
+    )
+    .on("/var/lib/extrausers/passwd"),
     script("nsswitch", "sed -i 's/^passwd:.*/passwd: hesiod files/' /etc/nsswitch.conf").on("/etc/nsswitch.conf"),
 ];

@@ -128,7 +128,7 @@ const fn program(name: &'static str) -> Technique {
 }
 
 /// Spellings of an open, and of the path.
-const OPENING: [Technique; 45] = [
+const OPENING: [Technique; 47] = [
     program("direct"),
     program("rewrite"),
     program("read-and-write"),
@@ -140,6 +140,7 @@ const OPENING: [Technique; 45] = [
     program("resolve-in-root"),
     program("upper-halves"),
     program("upper-halves-of-descriptor"),
+    program("meaningless-flags"),
     program("directory-descriptor"),
     program("working-directory"),
     program("deleted-working-directory"),
@@ -172,12 +173,13 @@ const OPENING: [Technique; 45] = [
     program("subuid").on("/etc/subuid"),
     program("opasswd").on("/etc/security/opasswd"),
     program("added-by-policy").on(NEW),
+    program("too-large-to-read"),
     program("truncate"),
     program("truncate-by-descriptor-link"),
 ];
 
 /// Entries of directories.
-const NAMING: [Technique; 24] = [
+const NAMING: [Technique; 27] = [
     program("rename-over"),
     program("rename-over-by-descriptors"),
     program("exchange"),
@@ -191,6 +193,7 @@ const NAMING: [Technique; 24] = [
     program("userdb").on("/etc/userdb/mallory.user"),
     program("userdb-by-rename").on("/etc/userdb/mallory.user"),
     program("userdb-by-symbolic-link").on("/run/userdb/mallory.user"),
+    program("userdb-by-hard-linked-link").on("/run/userdb/mallory.user"),
     program("userdb-by-hard-link").on("/run/userdb/mallory.user"),
     program("hard-link"),
     program("hard-link-of-descriptor"),
@@ -199,13 +202,15 @@ const NAMING: [Technique; 24] = [
     program("unnamed-file"),
     program("remove-and-make"),
     program("link-in-its-place"),
+    program("proc-link-in-its-place"),
+    program("pipe-in-its-place"),
     program("link-for-missing").on(NEW),
     program("dangling-link").on(NEW),
     program("hard-link-for-missing").on(NEW),
 ];
 
 /// Mounts, roots, namespaces.
-const MOUNTING: [Technique; 29] = [
+const MOUNTING: [Technique; 31] = [
     program("mount-over").privileged(),
     program("mount-over-by-descriptor-link").privileged(),
     program("mount-over-etc").privileged(),
@@ -223,6 +228,7 @@ const MOUNTING: [Technique; 29] = [
     program("bound-elsewhere").privileged(),
     program("file-bound-elsewhere").privileged(),
     program("overlay-with-database-below").privileged().on(EXTRA),
+    program("overlay-by-new-calls").privileged().on(EXTRA),
     program("root-bound-elsewhere").privileged(),
     program("pivot-root").privileged(),
     program("pivot-root-and-write").privileged(),
@@ -235,6 +241,7 @@ const MOUNTING: [Technique; 29] = [
     program("mount-namespace-and-back").privileged(),
     program("below-own-cover").privileged(),
     program("foreign-proc").privileged(),
+    program("mounts-of-neighbour").by_neighbour(),
 ];
 
 /// Open databases.
@@ -258,11 +265,12 @@ const HOLDING: [Technique; 15] = [
 ];
 
 /// Processes, threads, programs, rights.
-const ACTING: [Technique; 27] = [
+const ACTING: [Technique; 28] = [
     program("thread-with-own-folder"),
     program("thread-with-own-root"),
     program("thread-with-own-descriptors"),
     program("thread-with-own-link"),
+    program("proc-tid-fd"),
     program("dead-leader"),
     program("not-dumpable"),
     program("proc-pid-task-fd"),

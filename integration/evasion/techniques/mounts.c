@@ -186,6 +186,29 @@ static int overlay_with_database_below(void)
     return result ? result : append_to(WORK "/merged/passwd");
 }
 
+static void must_configure(int context, const char *key, const char *value)
+{
+    if (syscall(SYS_fsconfig, context, FSCONFIG_SET_STRING, key, value, 0) < 0)
+        die(key);
+}
+
+/* The same by the calls that say one thing at a time (fsopen(2), Linux 5.2). */
+static int overlay_by_new_calls(void)
+{
+    must_make_folder(SHARED "/work");
+    must_make_folder(WORK "/lower");
+    int context = (int)syscall(SYS_fsopen, "overlay", 0);
+    if (context < 0)
+        return errno;
+    must_configure(context, "lowerdir", WORK "/lower");
+    must_configure(context, "upperdir", SHARED "/accounts");
+    must_configure(context, "workdir", SHARED "/work");
+    if (syscall(SYS_fsconfig, context, FSCONFIG_CMD_CREATE, NULL, NULL, 0) < 0)
+        return errno;
+    int tree = (int)syscall(SYS_fsmount, context, 0, 0);
+    return tree < 0 ? errno : append_line(openat(tree, "passwd", O_WRONLY | O_APPEND));
+}
+
 static int new_root(void)
 {
     must_make_folder(WORK "/root");
@@ -295,6 +318,14 @@ static int below_own_cover(void)
     return append_line(openat(etc, "passwd", O_WRONLY | O_APPEND));
 }
 
+/* In a container that shares its pid namespace: process 1 is the other container's. */
+static int mounts_of_neighbour(void)
+{
+    if (setns(must_open("/proc/1/ns/mnt", O_RDONLY), CLONE_NEWNS) < 0)
+        return errno;
+    return append_to(PASSWD);
+}
+
 /* /proc of another pid namespace: who `self` is depends on who asks. */
 static int foreign_proc(void)
 {
@@ -330,6 +361,7 @@ const struct technique mounting_techniques[] = {
     { "bound-elsewhere", bound_elsewhere },
     { "file-bound-elsewhere", file_bound_elsewhere },
     { "overlay-with-database-below", overlay_with_database_below },
+    { "overlay-by-new-calls", overlay_by_new_calls },
     { "root-bound-elsewhere", root_bound_elsewhere },
     { "pivot-root", new_root },
     { "pivot-root-and-write", new_root_and_write },
@@ -342,5 +374,6 @@ const struct technique mounting_techniques[] = {
     { "mount-namespace-and-back", mount_namespace_and_back },
     { "below-own-cover", below_own_cover },
     { "foreign-proc", foreign_proc },
+    { "mounts-of-neighbour", mounts_of_neighbour },
     { NULL, NULL },
 };

@@ -109,6 +109,17 @@ static int user_records_by_link(void)
     return outcome(symlink(WORK "/records", "/run/userdb"));
 }
 
+/* link(2) gives a symbolic link itself a second name. */
+static int user_records_by_hard_linked_link(void)
+{
+    must_make_folder(WORK "/records");
+    make_drop_in(WORK "/records/mallory.user");
+    must_make_folder("/run");
+    if (symlink(WORK "/records", "/run/records") < 0)
+        die("link");
+    return outcome(link("/run/records", "/run/userdb"));
+}
+
 static int user_record_by_hard_link(void)
 {
     must_make_folder("/run");
@@ -176,6 +187,20 @@ static int link_in_its_place(void)
     return result ? result : outcome(symlink(SIDE, PASSWD));
 }
 
+/* Where it leads depends on who asks: nobody outside can follow it. */
+static int proc_link_in_its_place(void)
+{
+    make_changed_copy(PASSWD, SIDE);
+    int result = outcome(unlink(PASSWD));
+    return result ? result : outcome(symlink("/proc/self/root" SIDE, PASSWD));
+}
+
+static int pipe_in_its_place(void)
+{
+    int result = outcome(unlink(PASSWD));
+    return result ? result : outcome(mkfifo(PASSWD, 0644));
+}
+
 static int link_for_missing(void)
 {
     make_changed_copy(PASSWD, SIDE);
@@ -210,6 +235,7 @@ const struct technique naming_techniques[] = {
     { "userdb", user_record },
     { "userdb-by-rename", user_records_by_rename },
     { "userdb-by-symbolic-link", user_records_by_link },
+    { "userdb-by-hard-linked-link", user_records_by_hard_linked_link },
     { "userdb-by-hard-link", user_record_by_hard_link },
     { "hard-link", hard_link },
     { "hard-link-of-descriptor", hard_link_of_descriptor },
@@ -218,6 +244,8 @@ const struct technique naming_techniques[] = {
     { "unnamed-file", unnamed_file },
     { "remove-and-make", remove_and_make },
     { "link-in-its-place", link_in_its_place },
+    { "proc-link-in-its-place", proc_link_in_its_place },
+    { "pipe-in-its-place", pipe_in_its_place },
     { "link-for-missing", link_for_missing },
     { "dangling-link", dangling_link },
     { "hard-link-for-missing", hard_link_for_missing },

@@ -93,6 +93,12 @@ static int upper_halves_of_descriptor(void)
     return append_line((int)syscall(SYS_openat, garbage | (uint32_t)etc, "passwd", garbage | APPEND, 0));
 }
 
+/* open(2), O_EXCL: without O_CREAT it means nothing for a file. Bits that are no flags mean nothing to open and openat. */
+static int meaningless_flags(void)
+{
+    return append_line((int)syscall(SYS_openat, AT_FDCWD, PASSWD, APPEND | O_EXCL | O_NOCTTY | 1 << 30, 0));
+}
+
 static int directory_descriptor(void)
 {
     return append_line(openat(must_open("/etc/security", O_RDONLY | O_DIRECTORY), "../passwd", APPEND));
@@ -331,6 +337,13 @@ static int added_by_policy(void)
     return append_line(open(NEW, O_WRONLY | O_CREAT | O_EXCL, 0644));
 }
 
+/* The line goes in, and behind it more zeroes than anybody wants to read; they take no room. */
+static int too_large_to_read(void)
+{
+    int result = append_to(PASSWD);
+    return result ? result : outcome(truncate(PASSWD, 65L << 20));
+}
+
 static int by_truncate(void)
 {
     return outcome(truncate(PASSWD, 10));
@@ -355,6 +368,7 @@ const struct technique opening_techniques[] = {
     { "resolve-in-root", in_root },
     { "upper-halves", upper_halves },
     { "upper-halves-of-descriptor", upper_halves_of_descriptor },
+    { "meaningless-flags", meaningless_flags },
     { "directory-descriptor", directory_descriptor },
     { "working-directory", working_directory },
     { "deleted-working-directory", deleted_working_directory },
@@ -387,6 +401,7 @@ const struct technique opening_techniques[] = {
     { "subuid", subordinate_ids },
     { "opasswd", old_passwords },
     { "added-by-policy", added_by_policy },
+    { "too-large-to-read", too_large_to_read },
     { "truncate", by_truncate },
     { "truncate-by-descriptor-link", truncate_by_descriptor_link },
     { NULL, NULL },

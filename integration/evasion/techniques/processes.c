@@ -84,6 +84,31 @@ static int thread_with_own_link(void)
     return from_thread(by_its_own_link);
 }
 
+static pid_t thread_id;
+
+static void *hold_the_database(void *unused)
+{
+    (void)unused;
+    if (unshare(CLONE_FILES) < 0 || dup2(must_open(PASSWD, O_PATH), 100) < 0)
+        die("descriptors of the thread");
+    __atomic_store_n(&thread_id, (pid_t)syscall(SYS_gettid), __ATOMIC_RELEASE);
+    pause();
+    return NULL;
+}
+
+/* /proc/TID is there for every thread, though no listing shows it. */
+static int descriptor_link_of_thread(void)
+{
+    char path[64];
+    pthread_t thread;
+    if (pthread_create(&thread, NULL, hold_the_database, NULL) != 0)
+        die("thread");
+    while (!__atomic_load_n(&thread_id, __ATOMIC_ACQUIRE))
+        usleep(1000);
+    snprintf(path, sizeof path, "/proc/%d/fd/100", thread_id);
+    return append_to(path);
+}
+
 static int from_dead_leader[2];
 
 static void *outlive_the_leader(void *unused)
@@ -356,6 +381,7 @@ const struct technique process_techniques[] = {
     { "thread-with-own-root", thread_with_own_root },
     { "thread-with-own-descriptors", thread_with_own_descriptors },
     { "thread-with-own-link", thread_with_own_link },
+    { "proc-tid-fd", descriptor_link_of_thread },
     { "dead-leader", dead_leader },
     { "not-dumpable", not_dumpable },
     { "proc-pid-task-fd", descriptor_link_of_process },
