@@ -49,7 +49,8 @@ pub const SCRIPTS: [Technique; 54] = [
     script(
         "unshared-everything",
         "unshare --user --map-root-user --mount --pid --fork sh -c 'echo m:x:0:0::: >> /etc/passwd'",
-    ),
+    )
+    .unconfined(),
     // Interpreters and editors.
     script(
         "perl",

@@ -47,6 +47,8 @@ pub struct Technique {
     pub means: Means,
     /// Whether it needs all capabilities; else Docker's default set is enough.
     pub all_capabilities: bool,
+    /// Whether Docker's default seccomp profile refuses one of its calls, so that it is tried without.
+    pub unconfined: bool,
     /// Root file system `small` or `large`.
     pub rootfs: &'static str,
     /// Who else takes part.
@@ -66,6 +68,7 @@ impl Technique {
             name,
             means: Means::Program,
             all_capabilities: false,
+            unconfined: false,
             rootfs: "small",
             cast: Cast::Alone,
             changes: "/etc/passwd",
@@ -82,6 +85,11 @@ impl Technique {
     /// It needs all capabilities.
     pub const fn privileged(self) -> Self {
         Self { all_capabilities: true, ..self }
+    }
+
+    /// Docker's default seccomp profile refuses one of its calls.
+    pub const fn unconfined(self) -> Self {
+        Self { unconfined: true, ..self }
     }
 
     /// It needs a hard link that the root file system came with.
@@ -235,9 +243,9 @@ const MOUNTING: [Technique; 31] = [
     program("chroot-to-etc"),
     program("chroot-and-out"),
     program("chroot-with-hard-link").with_linked_image(),
-    program("user-namespace"),
-    program("user-namespace-and-bind"),
-    program("user-namespace-and-chroot"),
+    program("user-namespace").unconfined(),
+    program("user-namespace-and-bind").unconfined(),
+    program("user-namespace-and-chroot").unconfined(),
     program("mount-namespace-and-back").privileged(),
     program("below-own-cover").privileged(),
     program("foreign-proc").privileged(),
@@ -253,10 +261,10 @@ const HOLDING: [Technique; 15] = [
     program("fallocate"),
     program("ftruncate"),
     program("asynchronous-write"),
-    program("io-uring"),
-    program("io-uring-rename"),
+    program("io-uring").unconfined(),
+    program("io-uring-rename").unconfined(),
     program("passed-by-process"),
-    program("pidfd-getfd"),
+    program("pidfd-getfd").unconfined(),
     program("held-from-before").observed(Cast::EngineLeavesDescriptor),
     program("passed-by-container").on(EXTRA).observed(Cast::Unguarded("accomplice-passes")),
     program("second-containers-volume").on(EXTRA).observed(Cast::Unguarded("accomplice-writes")),
@@ -266,11 +274,11 @@ const HOLDING: [Technique; 15] = [
 
 /// Processes, threads, programs, rights.
 const ACTING: [Technique; 28] = [
-    program("thread-with-own-folder"),
-    program("thread-with-own-root"),
-    program("thread-with-own-descriptors"),
-    program("thread-with-own-link"),
-    program("proc-tid-fd"),
+    program("thread-with-own-folder").unconfined(),
+    program("thread-with-own-root").unconfined(),
+    program("thread-with-own-descriptors").unconfined(),
+    program("thread-with-own-link").unconfined(),
+    program("proc-tid-fd").unconfined(),
     program("dead-leader"),
     program("not-dumpable"),
     program("proc-pid-task-fd"),
@@ -291,7 +299,7 @@ const ACTING: [Technique; 28] = [
     program("chown-then-other-uid"),
     program("acl-then-other-uid"),
     program("acl-by-descriptor"),
-    program("acl-by-setxattrat"),
+    program("acl-by-setxattrat").unconfined(),
     program("capable-copy"),
     program("set-user-id-copy"),
 ];

@@ -199,13 +199,22 @@ impl<'a> Stage<'a> {
         folder
     }
 
-    fn bundle(&self, technique: &Technique, arguments: &[&str], volume: &Path, pids_of: Option<u32>) -> Bundle {
+    fn bundle(
+        &self,
+        technique: &Technique,
+        entry: Entry,
+        arguments: &[&str],
+        volume: &Path,
+        pids_of: Option<u32>,
+    ) -> Bundle {
         let mut spec = Spec::new(arguments);
         spec.rootfs = technique.rootfs;
         spec.overlay_options = ",redirect_dir=on";
         if technique.all_capabilities {
             spec.capabilities = Capabilities::All;
         }
+        // The other way in goes without, so that each is seen on its own.
+        spec.engine_seccomp = entry == Entry::Container && !technique.all_capabilities && !technique.unconfined;
         if technique.linked_image {
             spec.links.push(("/etc/passwd", "/jail/passwd"));
         }
@@ -231,7 +240,7 @@ impl<'a> Stage<'a> {
         volume: &Path,
         pids_of: Option<u32>,
     ) -> Result<Running, String> {
-        let bundle = self.bundle(&trial.technique, arguments, volume, pids_of);
+        let bundle = self.bundle(&trial.technique, trial.entry, arguments, volume, pids_of);
         let holds = trial.technique.cast == Cast::EngineLeavesDescriptor && trial.entry == Entry::Container;
         self.create_bundle(bundle, self.guard, holds)
     }
@@ -262,7 +271,8 @@ impl<'a> Stage<'a> {
 
     /// The container that nobody guards, running.
     fn accomplice(&self, part: &'static str, volume: &Path) -> Result<Running, String> {
-        let bundle = self.bundle(&Technique::program(part), &["/evasion", "stage", "/evasion", part], volume, None);
+        let bundle =
+            self.bundle(&Technique::program(part), Entry::Exec, &["/evasion", "stage", "/evasion", part], volume, None);
         let running = self.create_bundle(bundle, Guard::None, false)?;
         self.start(&running, Guard::None)?;
         Ok(running)
