@@ -59,19 +59,22 @@ fn judge_changes(question: Question, trial: &Trial, changed: &Difference, events
         (Question::Control, _) => (false, "NOTHING".to_owned()),
         (Question::Audit, _) | (Question::Enforce, Right::Observed) if !happened => (false, "DIFFERS".to_owned()),
         (Question::Audit, _) | (Question::Enforce, Right::Observed) => match found {
-            Some(witnesses) => (true, format!("found {witnesses}")),
+            Some((witnesses, true)) => (true, format!("found {witnesses}")),
+            // What is found when the container ends is as good as unseen while it lives.
+            Some((witnesses, false)) => (false, format!("LATE {witnesses}")),
             None => (false, "UNSEEN".to_owned()),
         },
         (Question::Enforce, Right::Blocked) if !changed.is_empty() => {
-            (false, found.map_or("CHANGED,unseen".to_owned(), |witnesses| format!("CHANGED {witnesses}")))
+            (false, found.map_or("CHANGED,unseen".to_owned(), |(witnesses, _)| format!("CHANGED {witnesses}")))
         }
         (Question::Enforce, Right::Blocked) if is_blocked(trial, events) => (true, "blocked".to_owned()),
         (Question::Enforce, Right::Blocked) => (false, "UNTOLD".to_owned()),
     }
 }
 
-/// The first letters of the witnesses of a finding of this change in the right container.
-fn finding(trial: &Trial, events: &[Event]) -> Option<String> {
+/// The first letters of the witnesses of a finding of this change in the right container, and whether it came before the
+/// container was told to end.
+fn finding(trial: &Trial, events: &[Event]) -> Option<(String, bool)> {
     let findings = of(events, Kind::AccountFinding, &trial.victim);
     let is_it = |event: &&&Event| {
         let changes = event.changes.iter().flatten();
@@ -80,7 +83,8 @@ fn finding(trial: &Trial, events: &[Event]) -> Option<String> {
     };
     let event = findings.iter().find(is_it)?;
     let witnesses = event.verdict.iter().flat_map(|verdict| verdict.witness.iter());
-    Some(witnesses.filter_map(|witness| witness.chars().next()).collect())
+    let in_time = trial.ended.is_none_or(|ended| event.time.0 < ended);
+    Some((witnesses.filter_map(|witness| witness.chars().next()).collect(), in_time))
 }
 
 fn concerns(database: &str, path: &str) -> bool {

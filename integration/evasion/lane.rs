@@ -32,8 +32,8 @@ impl Lane {
         };
         let mut stage = Stage::new(&node, guard);
         let each = techniques.iter().flat_map(|technique| Entry::ALL.map(|entry| (*technique, entry)));
-        let trials: Vec<Trial> = each.map(|(technique, entry)| stage.carry_out(technique, entry)).collect();
-        stage.clear();
+        let mut trials: Vec<Trial> = each.map(|(technique, entry)| stage.carry_out(technique, entry)).collect();
+        stage.clear(&mut trials);
         let events = if guard == Guard::Shim { settled(&node, &trials) } else { Vec::new() };
         let judged = |trial: Trial| {
             let judgement = judge(self.question, &trial, &events);

@@ -187,7 +187,7 @@ const OPENING: [Technique; 47] = [
 ];
 
 /// Entries of directories.
-const NAMING: [Technique; 27] = [
+const NAMING: [Technique; 30] = [
     program("rename-over"),
     program("rename-over-by-descriptors"),
     program("exchange"),
@@ -199,6 +199,9 @@ const NAMING: [Technique; 27] = [
     program("rename-folder-of-policy").on(NEW),
     program("folder-of-policy-by-link").on(NEW),
     program("userdb").on("/etc/userdb/mallory.user"),
+    program("beside-crowded-folder"),
+    program("beside-looping-folder"),
+    program("beside-proc-folder"),
     program("userdb-by-rename").on("/etc/userdb/mallory.user"),
     program("userdb-by-symbolic-link").on("/run/userdb/mallory.user"),
     program("userdb-by-hard-linked-link").on("/run/userdb/mallory.user"),
@@ -253,8 +256,10 @@ const MOUNTING: [Technique; 31] = [
 ];
 
 /// Open databases.
-const HOLDING: [Technique; 15] = [
+const HOLDING: [Technique; 17] = [
     program("mmap"),
+    program("written-later"),
+    program("mapped-and-written-later"),
     program("sendfile"),
     program("splice"),
     program("copy-file-range"),

@@ -1,12 +1,13 @@
 //! One technique carried out once: a container of its own, its databases before and after as the host sees them.
 
 use std::cell::Cell;
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
 use serde_json::json;
 
 use super::databases::{Databases, Difference};
@@ -17,7 +18,7 @@ use crate::harness::node::Node;
 /// Longest that a technique may take.
 const LIMIT: Duration = Duration::from_secs(30);
 /// How long a container is kept after its technique. Mounts of its own are gone with it, and with them what they showed.
-const KEPT: Duration = Duration::from_millis(2500);
+const KEPT: Duration = Duration::from_secs(4);
 /// Most containers kept at a time.
 const MOST_KEPT: usize = 16;
 
@@ -65,6 +66,8 @@ pub struct Trial {
     pub acting: String,
     /// The databases that differ from before, or why nobody knows.
     pub changed: Result<Difference, String>,
+    /// When the container was told to end.
+    pub ended: Option<Timestamp>,
     /// Exit status and output of the technique, for whoever looks into a miss.
     pub output: String,
 }
@@ -75,6 +78,7 @@ pub struct Stage<'a> {
     guard: Guard,
     kept: VecDeque<(Instant, Vec<Bundle>)>,
     volumes: Cell<u32>,
+    ended: HashMap<String, Timestamp>,
 }
 
 /// A container that runs, and where its output goes.
@@ -87,7 +91,7 @@ struct Running {
 impl<'a> Stage<'a> {
     /// Containers of `node`, started by the shim or the bare runtime.
     pub fn new(node: &'a Node, guard: Guard) -> Self {
-        Self { node, guard, kept: VecDeque::new(), volumes: Cell::new(0) }
+        Self { node, guard, kept: VecDeque::new(), volumes: Cell::new(0), ended: HashMap::new() }
     }
 
     /// Carries `technique` out.
@@ -99,6 +103,7 @@ impl<'a> Stage<'a> {
             victim: String::new(),
             acting: String::new(),
             changed: Err("not begun".to_owned()),
+            ended: None,
             output: String::new(),
         };
         trial.changed = self.change(&mut trial, &mut bundles);
@@ -109,10 +114,13 @@ impl<'a> Stage<'a> {
         trial
     }
 
-    /// Deletes what is left, none before its time.
-    pub fn clear(&mut self) {
+    /// Deletes what is left, none before its time, and tells `trials` when their containers ended.
+    pub fn clear(mut self, trials: &mut [Trial]) {
         while !self.kept.is_empty() {
             self.delete_oldest();
+        }
+        for trial in trials {
+            trial.ended = self.ended.get(&trial.victim).copied();
         }
     }
 
@@ -121,8 +129,14 @@ impl<'a> Stage<'a> {
         std::thread::sleep(KEPT.saturating_sub(at.elapsed()));
         // The one that came last may live in the pid namespace of the first.
         for bundle in bundles.iter().rev() {
+            self.ended.insert(bundle.id.clone(), Timestamp::now());
             let mut command = self.runtime(Guard::Shim);
-            let _ = run(command.args(["delete", "--force"]).arg(&bundle.id), &bundle.folder.join("delete.log"));
+            let output = bundle.folder.join("delete.log");
+            let deleted = run(command.args(["delete", "--force"]).arg(&bundle.id), &output);
+            if deleted != Ok(0) {
+                let said = std::fs::read_to_string(&output).unwrap_or_default();
+                eprintln!("delete {}: {deleted:?}: {said}", bundle.id);
+            }
             let _ = nix::mount::umount2(&bundle.path("/"), nix::mount::MntFlags::MNT_DETACH);
             let _ = std::fs::remove_dir_all(&bundle.folder);
         }

@@ -109,6 +109,31 @@ static int user_records_by_link(void)
     return outcome(symlink(WORK "/records", "/run/userdb"));
 }
 
+/* More entries in a folder of databases than anybody wants to list. mkdir(2) opens nothing and replaces nothing. */
+static int crowded_folder(void)
+{
+    char path[64];
+    must_make_folder("/run");
+    must_make_folder("/run/userdb");
+    for (int i = 0; i < 5000; i++) {
+        snprintf(path, sizeof path, "/run/userdb/%d", i);
+        must_make_folder(path);
+    }
+    return append_to(PASSWD);
+}
+
+/* One folder of databases leads nowhere; another database is what is changed. */
+static int beside_link(const char *target)
+{
+    must_make_folder("/run");
+    int result = outcome(symlink(target, "/run/userdb"));
+    int appended = append_to(PASSWD);
+    return result ? result : appended;
+}
+
+static int beside_looping_folder(void) { return beside_link("/run/userdb"); }
+static int beside_proc_folder(void) { return beside_link("/proc/1/root/tmp"); }
+
 /* link(2) gives a symbolic link itself a second name. */
 static int user_records_by_hard_linked_link(void)
 {
@@ -233,6 +258,9 @@ const struct technique naming_techniques[] = {
     { "rename-folder-of-policy", folder_of_policy },
     { "folder-of-policy-by-link", folder_of_policy_by_link },
     { "userdb", user_record },
+    { "beside-crowded-folder", crowded_folder },
+    { "beside-looping-folder", beside_looping_folder },
+    { "beside-proc-folder", beside_proc_folder },
     { "userdb-by-rename", user_records_by_rename },
     { "userdb-by-symbolic-link", user_records_by_link },
     { "userdb-by-hard-linked-link", user_records_by_hard_linked_link },
