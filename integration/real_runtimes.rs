@@ -7,6 +7,7 @@ mod calls;
 mod cli;
 mod creation;
 mod daemon;
+mod evasion;
 mod fidelity;
 mod harness;
 mod programs;

@@ -41,6 +41,8 @@ pub struct Spec {
     pub binds: Vec<(PathBuf, String)>,
     /// Hard links: a file of the small root file system, and a second name for it.
     pub links: Vec<(&'static str, &'static str)>,
+    /// More options of the overlay, each with a comma before it.
+    pub overlay_options: &'static str,
     /// `hooks`.
     pub hooks: Option<Value>,
     /// Root file system `small` or `large`.
@@ -61,6 +63,7 @@ impl Spec {
             annotations: Vec::new(),
             binds: Vec::new(),
             links: Vec::new(),
+            overlay_options: "",
             hooks: None,
             rootfs: "small",
         }
@@ -103,10 +106,11 @@ impl Bundle {
             fs::hard_link(below(original), below(alias)).expect("hard link");
         }
         let options = format!(
-            "lowerdir={},upperdir={},workdir={}",
+            "lowerdir={},upperdir={},workdir={}{}",
             rootfs(spec.rootfs).display(),
             folder.join("upper").display(),
-            folder.join("work").display()
+            folder.join("work").display(),
+            spec.overlay_options
         );
         let root = folder.join("rootfs");
         mount(Some("overlay"), &root, Some("overlay"), MsFlags::empty(), Some(options.as_str()))
