@@ -159,6 +159,7 @@ fn actor() -> Actor {
         capabilities: list(&["CAP_CHOWN"]),
         ancestry: vec![process()],
         session: text("3f2"),
+        gone: true,
     }
 }
 

@@ -7,6 +7,7 @@ mod cli;
 mod creation;
 mod daemon;
 mod harness;
+mod landlock;
 mod programs;
 mod shim;
 mod syslog;

@@ -31,6 +31,8 @@ cluster = "eu"
 labels = { rack = "1" }
 [supervisor]
 when_absent = "start_unprotected"
+[witness]
+kernel_audit = "switch_on"
 [store]
 retention_days = 7
 max_mib = 10
@@ -53,6 +55,7 @@ type = "syslog"
     assert_eq!(config.runtime_paths["crun"], Path::new("/usr/bin/crun"));
     assert_eq!((config.cluster.as_deref(), config.labels["rack"].as_str()), (Some("eu"), "1"));
     assert_eq!(config.when_absent, Some(WhenAbsent::StartUnprotected));
+    assert_eq!(config.kernel_audit, KernelAudit::SwitchOn);
     assert_eq!((config.retention_days, config.store_max_mib), (7, 10));
     assert_eq!(config.sinks.len(), 3);
     assert_eq!(config.sinks[0], SinkConfig::JsonLines { path: PathBuf::from("-") });
@@ -74,6 +77,7 @@ fn mistakes_are_told_with_their_place() {
         ("run_dir = 3\n", ":1:11: ", "string"),
         ("[runtime]\npaths = { \"a/b\" = \"/x\" }\n", ":2:", "base name"),
         ("[supervisor]\nwhen_absent = \"maybe\"\n", ":2:15: ", "maybe"),
+        ("[witness]\nkernel_audit = \"perhaps\"\n", ":2:16: ", "perhaps"),
         ("[store]\nretention_days = 0\n", ":2:18: ", "retention_days"),
         ("[store]\nretention_days = -1\n", ":2:18: ", ""),
         ("[[sinks]]\ntype = \"kafka\"\n", ":2:8: ", "kafka"),

@@ -3,6 +3,9 @@
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::OnceLock;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use rustix::fs::CWD;
 use rustix::fs::Mode;
@@ -20,6 +23,9 @@ use crate::supervise::case::Identity;
 use crate::supervise::container_root::ContainerRoot;
 use crate::supervise::moment::Moment;
 
+/// How long the kernel may take to send a record of its audit log: a thread of its own does so as soon as it runs.
+const AUDIT_LOG_DELAY: Duration = Duration::from_millis(50);
+
 /// Everything that cases need from the daemon.
 #[derive(Debug)]
 pub struct Cases {
@@ -28,13 +34,15 @@ pub struct Cases {
     /// An empty directory: the root of a case whose container's root cannot be read.
     nowhere: std::path::PathBuf,
     watch: OnceLock<Option<Arc<ChangeWatch>>>,
+    /// Whether Landlock's refusals are being read.
+    refusals_are_read: AtomicBool,
 }
 
 impl Cases {
     /// For containers of `host`; `nowhere` is made as an empty directory.
     #[must_use]
     pub fn new(store: Arc<Store>, host: Host, nowhere: std::path::PathBuf) -> Self {
-        Self { store, host, nowhere, watch: OnceLock::new() }
+        Self { store, host, nowhere, watch: OnceLock::new(), refusals_are_read: AtomicBool::new(false) }
     }
 
     /// The case of `guarded`, whose listener has come: its init, or the process `pid`, is in the container's own root by now.
@@ -103,8 +111,16 @@ impl Cases {
         }
     }
 
+    /// From now on the audit log tells what Landlock refused: a case is closed only after what was refused last can have come.
+    pub fn expect_refusals(&self) {
+        self.refusals_are_read.store(true, Ordering::Relaxed);
+    }
+
     /// Closes the case of `guarded`, if it is open. Everything it had to tell is recorded then, its root is let go.
     pub fn finish(&self, guarded: &Guarded) {
+        if self.refusals_are_read.load(Ordering::Relaxed) && guarded.open_case().is_some() {
+            std::thread::sleep(AUDIT_LOG_DELAY);
+        }
         if let Some(open) = guarded.take_open_case() {
             if let Some(watch) = self.watch() {
                 watch.unwatch(&open);
