@@ -4,6 +4,7 @@
 use std::fs;
 use std::io::Read;
 use std::io::Write;
+use std::os::fd::AsRawFd;
 use std::os::fd::BorrowedFd;
 use std::os::fd::IntoRawFd;
 use std::os::unix::ffi::OsStrExt;
@@ -25,6 +26,7 @@ use crate::kernel::foreign_root::test_world;
 use crate::kernel::foreign_root::test_world::Random;
 use crate::kernel::raw::child::TestChild;
 use crate::kernel::raw::child::borrow_for_test;
+use crate::kernel::raw::child::close_all_but_for_test;
 use crate::kernel::raw::child::fork_for_test;
 use crate::kernel::raw::child::replace_descriptor_for_test;
 
@@ -172,6 +174,8 @@ struct Setting<'a> {
 
 /// The child: sets itself up, says hello, serves until the socket closes.
 fn live(kind: Kind, folder: &Path, socket: &UnixStream, seed: u64) -> std::io::Result<()> {
+    // what other tests have open they may also remove
+    close_all_but_for_test(socket.as_raw_fd());
     let setting = Setting { kind, folder, socket, seed };
     private_mounts()?;
     mount(Some("tmpfs"), folder, Some("tmpfs"), MsFlags::empty(), None::<&str>)?;
