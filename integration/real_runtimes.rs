@@ -11,3 +11,4 @@ mod landlock;
 mod programs;
 mod shim;
 mod syslog;
+mod witnesses;

@@ -1,5 +1,6 @@
 //! Opens and closes the cases of containers: root directory, baseline, thread, watches.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::OnceLock;
@@ -13,7 +14,9 @@ use rustix::fs::OFlags;
 
 use crate::daemon::case_thread::OpenCase;
 use crate::daemon::change_watch::ChangeWatch;
+use crate::daemon::change_watch::directory_of;
 use crate::daemon::registry::Guarded;
+use crate::kernel::foreign_root;
 use crate::model::diagnostic::chain;
 use crate::model::event::Host;
 use crate::model::policy::Applied;
@@ -47,7 +50,8 @@ impl Cases {
 
     /// The case of `guarded`, whose listener has come: its init, or the process `pid`, is in the container's own root by now.
     /// A case that is not open yet begins there; one that is goes on there when `own` says that this is the container's own
-    /// listener. The directories of its databases are watched.
+    /// listener. The directories of its databases are watched when this returns, and no call that the listener tells of is answered
+    /// before: nothing that the workload does precedes the watches, for its first execve is such a call.
     ///
     /// # Errors
     /// No root at all can be opened, or no thread made: the daemon itself is short of something.
@@ -61,7 +65,8 @@ impl Cases {
                 }
                 open
             }
-            (Some(open), _) => return Ok(open),
+            (Some(open), _) if !own => return Ok(open),
+            (Some(open), _) => open,
             (None, root) => self.begin(guarded, root.or_else(|| root_at(Path::new(&record.root)).ok()))?,
         };
         if let Some(watch) = self.watch() {
@@ -101,6 +106,35 @@ impl Cases {
         Ok(kept)
     }
 
+    /// A case of its own for the exec session that thread `tid` is of, when that sees other directories of databases than the container: its
+    /// init has gone on to other mounts, or another root. `None`, the usual: it sees the same.
+    pub fn view_of(&self, guarded: &Guarded, tid: u32) -> Option<Arc<OpenCase>> {
+        let of_container = guarded.open_case()?;
+        let root = ContainerRoot::of_process(tid)?;
+        let policy = of_container.case.policy();
+        let directories: BTreeSet<String> = policy.databases.iter().map(directory_of).collect();
+        let in_container = of_container.case.root();
+        let object = |root: &ContainerRoot, path: &str| {
+            let found = foreign_root::identify_in_root(root.as_fd(), path.as_bytes()).ok().flatten();
+            found.map(|found| (found.device, found.inode))
+        };
+        directories.iter().find(|path| object(&root, path) != object(&in_container, path))?;
+        let identity = Identity {
+            host: self.host.clone(),
+            container: guarded.record().workload.container,
+            init: of_container.case.init(),
+            policy: guarded.policy.clone(),
+        };
+        let case = Case::new(identity, Arc::new(root)).inspect_err(|error| {
+            tracing::error!(container = guarded.id.as_str(), "an exec session sees other databases: {}", chain(error));
+        });
+        let open = OpenCase::start(case.ok()?, Arc::clone(&self.store), guarded.id.as_str()).ok()?;
+        if let Some(watch) = self.watch() {
+            watch.watch(&open);
+        }
+        Some(open)
+    }
+
     /// Puts another policy in force for `guarded`; databases that it adds begin as they are, and are watched.
     pub fn replace_policy(&self, guarded: &Guarded, applied: Applied) {
         let Some(open) = guarded.open_case() else { return guarded.policy.replace(applied) };
@@ -122,10 +156,16 @@ impl Cases {
             std::thread::sleep(AUDIT_LOG_DELAY);
         }
         if let Some(open) = guarded.take_open_case() {
-            if let Some(watch) = self.watch() {
-                watch.unwatch(&open);
-            }
-            open.end();
+            self.close(&open);
+        }
+    }
+
+    /// Closes a case: everything it had to tell is recorded, and what is watched for it no longer.
+    pub fn close(&self, open: &Arc<OpenCase>) {
+        open.end();
+        // whoever sets its watches anew meanwhile sees that it was ended
+        if let Some(watch) = self.watch() {
+            watch.unwatch(open);
         }
     }
 
