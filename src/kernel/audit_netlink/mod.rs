@@ -305,6 +305,35 @@ mod tests {
         AuditControl::open().expect("socket").status().expect("CAP_AUDIT_CONTROL");
     }
 
+    /// netlink(7): "the kernel sends ENOBUFS" when the socket's buffer is full; and only the kernel is listened to.
+    #[test]
+    fn lost_records_are_told_and_others_messages_are_not_taken() {
+        let socket = || {
+            let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+            let kind = Some(netlink::USERSOCK);
+            rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, kind).expect("netlink socket")
+        };
+        let (ours, theirs) = (socket(), socket());
+        rustix::net::bind(&ours, &SocketAddrNetlink::new(0, 1)).expect("bind");
+        rustix::net::sockopt::set_socket_recv_buffer_size(&ours, 4096).expect("buffer");
+        let mut message = vec![0_u8; HEADER_BYTES];
+        message[4..6].copy_from_slice(&1423_u16.to_ne_bytes());
+        message.extend_from_slice(b"audit(1.000:5): domain=7 blockers=fs.write_file path=\"/etc/passwd\" ino=9");
+        let mut log = AuditLog { socket: ours, assembly: Assembly::default() };
+        for _ in 0..100 {
+            let _ = rustix::net::sendto(&theirs, &message, SendFlags::empty(), &SocketAddrNetlink::new(0, 1));
+        }
+        let mut overflows = 0;
+        for _ in 0..5 {
+            match log.read(Duration::from_millis(150)) {
+                Ok(refusals) => assert_eq!(refusals, [], "a message that is not the kernel's"),
+                Err(AuditError::Overflow) => overflows += 1,
+                Err(error) => panic!("{error:?}"),
+            }
+        }
+        assert_eq!(overflows, 1);
+    }
+
     /// "a container runtime without CAP_AUDIT_*", and namespaces of its own.
     #[test]
     fn where_the_log_cannot_be_read_the_reason_is_told() {

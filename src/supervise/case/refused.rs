@@ -74,17 +74,14 @@ impl Case {
         let root = self.root();
         let arguments = refusal.caller.as_ref().map_or(&[][..], |caller| caller.argv.as_slice());
         let concern = concern(refusal, &policy.databases, arguments, root.as_fd())?;
-        let mut acting = self.refused_process(refusal);
+        let acting = match self.acting_again(refusal) {
+            Some(known) => known,
+            None => Arc::new(self.refused_process(refusal)),
+        };
         let mut state = self.state();
-        if acting.actor.gone {
-            let all = state.acts.iter().chain(&state.remembered).flat_map(Act::sightings);
-            if let Some(known) = all.map(|sighting| &sighting.acting).find(|known| known.pid() == acting.pid()) {
-                complete(&mut acting, known);
-            }
-        }
         let mut sighting = Sighting {
             seen: Seen { attempt: attempt(refusal, concern), proposed: None, tool_arguments: Vec::new() },
-            acting: Arc::new(acting),
+            acting,
             session: None,
             outcome: Outcome::Blocked,
             policy: policy.reference("landlock"),
@@ -96,13 +93,32 @@ impl Case {
         state.take(sighting, Witness::Landlock { errno: errno_name(refusal.caller.as_ref()) })
     }
 
-    /// Who was refused: as it is now, where it is still the program that the log names, else as the log has it.
+    /// Who was refused, where that process is in an act in progress with the same program: a flood is not looked at one by one.
+    fn acting_again(&self, refusal: &Refusal) -> Option<Arc<Acting>> {
+        let caller = refusal.caller.as_ref()?;
+        let exe = caller.exe.as_deref().map(redact::printable);
+        let state = self.state();
+        let mut known = state.acts.iter().flat_map(Act::sightings).map(|sighting| &sighting.acting);
+        known.find(|known| known.pid() == caller.pid && known.actor.exe == exe).map(Arc::clone)
+    }
+
+    /// Who was refused: as it is now, where it is still the program that the log names, else as the log has it, with what was learned
+    /// of the same process before.
     fn refused_process(&self, refusal: &Refusal) -> Acting {
         let Some(caller) = &refusal.caller else { return Acting::gone(0) };
         let init = self.init();
         let exe = caller.exe.as_deref().map(redact::printable);
         let alive = self.surroundings.acting(caller.pid, init);
-        alive.filter(|acting| acting.actor.exe == exe).unwrap_or_else(|| logged(caller, init))
+        if let Some(alive) = alive.filter(|acting| acting.actor.exe == exe) {
+            return alive;
+        }
+        let mut gone = logged(caller, init);
+        let state = self.state();
+        let all = state.acts.iter().chain(&state.remembered).flat_map(Act::sightings);
+        if let Some(known) = all.map(|sighting| &sighting.acting).find(|known| known.pid() == gone.pid()) {
+            complete(&mut gone, known);
+        }
+        gone
     }
 }
 
