@@ -103,7 +103,7 @@ fn is_blocked(trial: &Trial, events: &[Event]) -> bool {
 fn ground(trial: &Trial, events: &[Event]) -> String {
     let created = of(events, Kind::ContainerCreated, &trial.acting);
     let creation = created.first().and_then(|event| event.creation.as_ref());
-    creation.map(|creation| creation.protection.ground.clone()).unwrap_or_default()
+    creation.map(|creation| creation.protection.ground.as_str().to_owned()).unwrap_or_default()
 }
 
 /// What changed, what the technique said, what is on record.

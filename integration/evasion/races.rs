@@ -167,7 +167,7 @@ fn race(node: &Node, mode: &str, flip: &str, program: &[u8], bounds: &Bounds) ->
     let (events, unfound) = settled(node, &bundle, &lasting);
     let created = of(&events, Kind::ContainerCreated, &bundle.id);
     let creation = created.first().and_then(|event| event.creation.as_ref());
-    let ground = creation.map(|creation| creation.protection.ground.clone()).unwrap_or_default();
+    let ground = creation.map(|creation| creation.protection.ground.as_str().to_owned()).unwrap_or_default();
     Some(Outcome {
         attempts,
         refused,

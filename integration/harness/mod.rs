@@ -3,6 +3,7 @@
 //! Everything lives in a mount namespace of the test's own thread and in a tmpfs there, so nothing is left behind when the
 //! test ends, however it ends. A missing privilege or kernel feature fails the test with a line that says what to do.
 
+pub mod auditing;
 pub mod bundle;
 pub mod command;
 pub mod events;

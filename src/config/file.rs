@@ -12,6 +12,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use crate::config::Config;
+use crate::config::KernelAudit;
 use crate::config::SinkConfig;
 use crate::config::SyslogAddress;
 use crate::config::WhenAbsent;
@@ -160,6 +161,7 @@ impl Config {
             cluster: None,
             labels: BTreeMap::new(),
             when_absent: None,
+            kernel_audit: KernelAudit::default(),
             sinks: Vec::new(),
             retention_days: 30,
             store_max_mib: 1024,
@@ -213,6 +215,8 @@ struct RawConfig {
     #[serde(default)]
     supervisor: RawSupervisor,
     #[serde(default)]
+    witness: RawWitness,
+    #[serde(default)]
     store: RawStore,
     #[serde(default)]
     sinks: Vec<Spanned<RawSink>>,
@@ -239,6 +243,13 @@ struct RawNode {
 #[serde(deny_unknown_fields)]
 struct RawSupervisor {
     when_absent: Option<WhenAbsent>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct RawWitness {
+    #[serde(default)]
+    kernel_audit: KernelAudit,
 }
 
 #[derive(Deserialize, Default)]
@@ -296,6 +307,7 @@ impl Source<'_> {
             cluster: raw.node.cluster,
             labels: raw.node.labels,
             when_absent: raw.supervisor.when_absent,
+            kernel_audit: raw.witness.kernel_audit,
             sinks: raw.sinks.into_iter().map(|sink| self.sink(sink)).collect::<Result<_, _>>()?,
             retention_days: self.positive("store.retention_days", raw.store.retention_days, defaults.retention_days)?,
             store_max_mib: self.positive("store.max_mib", raw.store.max_mib, defaults.store_max_mib)?,

@@ -26,6 +26,18 @@ pub enum WhenAbsent {
     StartUnprotected,
 }
 
+/// `[witness] kernel_audit`: what the daemon does where kernel auditing, by which Landlock tells what it refuses, is off.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum KernelAudit {
+    /// It stays off, and what the seal refuses is not told: the host's auditing is not ours to change unasked.
+    #[default]
+    Leave,
+    /// It is switched on, without any rule, and stays on. Where no audit daemon takes them, the kernel prints some of its records
+    /// in its own log.
+    SwitchOn,
+}
+
 /// A valid node configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
@@ -49,6 +61,8 @@ pub struct Config {
     pub labels: BTreeMap<String, String>,
     /// `[supervisor] when_absent`; `None` leaves it to the policy's `onUnprotected` alone (audit records, enforce refuses).
     pub when_absent: Option<WhenAbsent>,
+    /// `[witness] kernel_audit`. Default `leave`.
+    pub kernel_audit: KernelAudit,
     /// `[[sinks]]`.
     pub sinks: Vec<SinkConfig>,
     /// `[store] retention_days`. Default 30.

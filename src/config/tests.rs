@@ -32,6 +32,8 @@ cluster = "eu"
 labels = { rack = "1" }
 [supervisor]
 when_absent = "start_unprotected"
+[witness]
+kernel_audit = "switch_on"
 [store]
 retention_days = 7
 max_mib = 10
@@ -55,6 +57,7 @@ type = "syslog"
     assert_eq!(config.launcher.as_deref(), Some(Path::new("/usr/libexec/a/acctguard-launch")));
     assert_eq!((config.cluster.as_deref(), config.labels["rack"].as_str()), (Some("eu"), "1"));
     assert_eq!(config.when_absent, Some(WhenAbsent::StartUnprotected));
+    assert_eq!(config.kernel_audit, KernelAudit::SwitchOn);
     assert_eq!((config.retention_days, config.store_max_mib), (7, 10));
     assert_eq!(config.sinks.len(), 3);
     assert_eq!(config.sinks[0], SinkConfig::JsonLines { path: PathBuf::from("-") });
@@ -77,6 +80,7 @@ fn mistakes_are_told_with_their_place() {
         ("[runtime]\npaths = { \"a/b\" = \"/x\" }\n", ":2:", "base name"),
         ("[runtime]\nlauncher = \"acctguard-launch\"\n", ":2:12: ", "not absolute"),
         ("[supervisor]\nwhen_absent = \"maybe\"\n", ":2:15: ", "maybe"),
+        ("[witness]\nkernel_audit = \"perhaps\"\n", ":2:16: ", "perhaps"),
         ("[store]\nretention_days = 0\n", ":2:18: ", "retention_days"),
         ("[store]\nretention_days = -1\n", ":2:18: ", ""),
         ("[[sinks]]\ntype = \"kafka\"\n", ":2:8: ", "kafka"),

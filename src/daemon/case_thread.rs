@@ -35,6 +35,14 @@ pub struct OpenCase {
     changed: Condvar,
     /// Set while nothing can be recorded, so that the log tells it once.
     losing: AtomicBool,
+    watching: Mutex<Watching>,
+}
+
+/// Whether somebody sets the case's watches anew, and whether that is to be done once more.
+#[derive(Debug, Default)]
+struct Watching {
+    busy: bool,
+    again: bool,
 }
 
 impl std::fmt::Debug for OpenCase {
@@ -56,6 +64,7 @@ impl OpenCase {
             tick: Mutex::default(),
             changed: Condvar::new(),
             losing: AtomicBool::new(false),
+            watching: Mutex::default(),
         });
         let of_thread = Arc::clone(&open);
         // the kernel keeps 15 bytes of a thread's name
@@ -68,6 +77,25 @@ impl OpenCase {
     pub fn poke(&self) {
         self.tick().poked = true;
         self.changed.notify_all();
+    }
+
+    /// The caller wants to set the case's watches anew. False when somebody is at it, who will then do it once more.
+    pub fn begin_watching(&self) -> bool {
+        let mut watching = self.watching.lock().unwrap_or_else(PoisonError::into_inner);
+        watching.again = watching.busy;
+        !std::mem::replace(&mut watching.busy, true)
+    }
+
+    /// The caller has set them. False when it is to do so once more.
+    pub fn has_watched(&self) -> bool {
+        let mut watching = self.watching.lock().unwrap_or_else(PoisonError::into_inner);
+        watching.busy = std::mem::take(&mut watching.again);
+        !watching.busy
+    }
+
+    /// Whether it was ended.
+    pub fn has_ended(&self) -> bool {
+        self.tick().ended
     }
 
     /// Ends the thread and concludes the case. Everything that it still had to tell is recorded when this returns.

@@ -1,8 +1,12 @@
 //! Opens and closes the cases of containers: root directory, baseline, thread, watches.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::OnceLock;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use rustix::fs::CWD;
 use rustix::fs::Mode;
@@ -10,7 +14,9 @@ use rustix::fs::OFlags;
 
 use crate::daemon::case_thread::OpenCase;
 use crate::daemon::change_watch::ChangeWatch;
+use crate::daemon::change_watch::directory_of;
 use crate::daemon::registry::Guarded;
+use crate::kernel::foreign_root;
 use crate::model::diagnostic::chain;
 use crate::model::event::Host;
 use crate::model::policy::Applied;
@@ -20,6 +26,9 @@ use crate::supervise::case::Identity;
 use crate::supervise::container_root::ContainerRoot;
 use crate::supervise::moment::Moment;
 
+/// How long the kernel may take to send a record of its audit log: a thread of its own does so as soon as it runs.
+const AUDIT_LOG_DELAY: Duration = Duration::from_millis(50);
+
 /// Everything that cases need from the daemon.
 #[derive(Debug)]
 pub struct Cases {
@@ -28,18 +37,21 @@ pub struct Cases {
     /// An empty directory: the root of a case whose container's root cannot be read.
     nowhere: std::path::PathBuf,
     watch: OnceLock<Option<Arc<ChangeWatch>>>,
+    /// Whether Landlock's refusals are being read.
+    refusals_are_read: AtomicBool,
 }
 
 impl Cases {
     /// For containers of `host`; `nowhere` is made as an empty directory.
     #[must_use]
     pub fn new(store: Arc<Store>, host: Host, nowhere: std::path::PathBuf) -> Self {
-        Self { store, host, nowhere, watch: OnceLock::new() }
+        Self { store, host, nowhere, watch: OnceLock::new(), refusals_are_read: AtomicBool::new(false) }
     }
 
     /// The case of `guarded`, whose listener has come: its init, or the process `pid`, is in the container's own root by now.
     /// A case that is not open yet begins there; one that is goes on there when `own` says that this is the container's own
-    /// listener. The directories of its databases are watched.
+    /// listener. The directories of its databases are watched when this returns, and no call that the listener tells of is answered
+    /// before: nothing that the workload does precedes the watches, for its first execve is such a call.
     ///
     /// # Errors
     /// No root at all can be opened, or no thread made: the daemon itself is short of something.
@@ -53,7 +65,8 @@ impl Cases {
                 }
                 open
             }
-            (Some(open), _) => return Ok(open),
+            (Some(open), _) if !own => return Ok(open),
+            (Some(open), _) => open,
             (None, root) => self.begin(guarded, root.or_else(|| root_at(Path::new(&record.root)).ok()))?,
         };
         if let Some(watch) = self.watch() {
@@ -93,6 +106,35 @@ impl Cases {
         Ok(kept)
     }
 
+    /// A case of its own for the exec session that thread `tid` is of, when that sees other directories of databases than the container: its
+    /// init has gone on to other mounts, or another root. `None`, the usual: it sees the same.
+    pub fn view_of(&self, guarded: &Guarded, tid: u32) -> Option<Arc<OpenCase>> {
+        let of_container = guarded.open_case()?;
+        let root = ContainerRoot::of_process(tid)?;
+        let policy = of_container.case.policy();
+        let directories: BTreeSet<String> = policy.databases.iter().map(directory_of).collect();
+        let in_container = of_container.case.root();
+        let object = |root: &ContainerRoot, path: &str| {
+            let found = foreign_root::identify_in_root(root.as_fd(), path.as_bytes()).ok().flatten();
+            found.map(|found| (found.device, found.inode))
+        };
+        directories.iter().find(|path| object(&root, path) != object(&in_container, path))?;
+        let identity = Identity {
+            host: self.host.clone(),
+            container: guarded.record().workload.container,
+            init: of_container.case.init(),
+            policy: guarded.policy.clone(),
+        };
+        let case = Case::new(identity, Arc::new(root)).inspect_err(|error| {
+            tracing::error!(container = guarded.id.as_str(), "an exec session sees other databases: {}", chain(error));
+        });
+        let open = OpenCase::start(case.ok()?, Arc::clone(&self.store), guarded.id.as_str()).ok()?;
+        if let Some(watch) = self.watch() {
+            watch.watch(&open);
+        }
+        Some(open)
+    }
+
     /// Puts another policy in force for `guarded`; databases that it adds begin as they are, and are watched.
     pub fn replace_policy(&self, guarded: &Guarded, applied: Applied) {
         let Some(open) = guarded.open_case() else { return guarded.policy.replace(applied) };
@@ -103,13 +145,27 @@ impl Cases {
         }
     }
 
+    /// From now on the audit log tells what Landlock refused: a case is closed only after what was refused last can have come.
+    pub fn expect_refusals(&self) {
+        self.refusals_are_read.store(true, Ordering::Relaxed);
+    }
+
     /// Closes the case of `guarded`, if it is open. Everything it had to tell is recorded then, its root is let go.
     pub fn finish(&self, guarded: &Guarded) {
+        if self.refusals_are_read.load(Ordering::Relaxed) && guarded.open_case().is_some() {
+            std::thread::sleep(AUDIT_LOG_DELAY);
+        }
         if let Some(open) = guarded.take_open_case() {
-            if let Some(watch) = self.watch() {
-                watch.unwatch(&open);
-            }
-            open.end();
+            self.close(&open);
+        }
+    }
+
+    /// Closes a case: everything it had to tell is recorded, and what is watched for it no longer.
+    pub fn close(&self, open: &Arc<OpenCase>) {
+        open.end();
+        // whoever sets its watches anew meanwhile sees that it was ended
+        if let Some(watch) = self.watch() {
+            watch.unwatch(open);
         }
     }
 

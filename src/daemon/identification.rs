@@ -68,14 +68,15 @@ pub fn identify(
     if !is_exec && state.pid != 0 && guarded.record().pid == 0 {
         guarded.set_init(state.pid);
     }
-    let (session, exec_event) = match exec {
-        Some(exec) => (Some(exec.session), Some(exec.event)),
-        None if is_exec => (Some(unregistered_session()), None),
-        None => (None, None),
+    let (session, exec_event, ground) = match exec {
+        Some(exec) => (Some(exec.session), Some(exec.event), exec.ground),
+        // nobody saw to it that it is sealed
+        None if is_exec => (Some(unregistered_session()), None, Ground::Broker),
+        None => (None, None, guarded.record().ground),
     };
     // the pid of the process that the listener is about; crun tells none for an exec
     let pid = if is_exec { state.pid } else { first_known([state.pid, state.state.pid, guarded.record().pid]) };
-    let label = Label { container: id, pid, session: session_id(session.as_ref()), exec_event, ground: Ground::Broker };
+    let label = Label { container: id, pid, session: session_id(session.as_ref()), exec_event, ground };
     Ok(Delivered { listener, guarded, session, label })
 }
 

@@ -5,7 +5,7 @@
 //! - The **keeper** is what systemd or a person starts. It holds sockets, listeners and the memory of notifications in flight, reads
 //!   nothing that a container wrote, and keeps a worker running.
 //! - The **worker** answers: a thread a listener ([`worker`]), a thread a container for its case ([`case_thread`]), one for the
-//!   file systems' witness ([`change_watch`]), one a sink ([`shipper`]), one a connection.
+//!   file systems' witness ([`change_watch`]), one for Landlock's ([`refusal_watch`]), one a sink ([`shipper`]), one a connection.
 //!
 //! Invariants: a panic anywhere ends the worker at once, and the keeper starts another; no container waits for another's
 //! work; what a client is told to be done is on disk.
@@ -21,6 +21,7 @@ pub mod housekeeping;
 pub mod identification;
 pub mod last_good;
 pub mod listener_server;
+pub mod refusal_watch;
 pub mod registry;
 pub mod service;
 pub mod service_manager;

@@ -137,11 +137,20 @@ fn start(
     let listener = Arc::new(listener);
     let recorder: Arc<dyn Recorder> = Arc::<OpenCase>::clone(&open);
     let origin = Origin { pid: label.pid, session, ground: label.ground };
+    let may_see_others = origin.session.is_some().then_some((new_supervisor, origin.clone()));
     let supervisor =
         new_supervisor(Arc::clone(&listener), Arc::clone(&open.case), recorder, origin).with_broker(helper_program());
     drop(open);
     guarded.add_listener();
-    let worker = Worker { service: Arc::clone(service), guarded: Arc::clone(&guarded), listener, slot, supervisor };
+    let worker = Worker {
+        service: Arc::clone(service),
+        guarded: Arc::clone(&guarded),
+        listener,
+        slot,
+        supervisor,
+        may_see_others,
+        view: None,
+    };
     let spawned = std::thread::Builder::new()
         .name(format!("n {}", guarded.id.as_str().chars().take(13).collect::<String>()))
         .stack_size(STACK_BYTES)
@@ -158,11 +167,27 @@ struct Worker {
     listener: Arc<Listener>,
     slot: Slot,
     supervisor: Supervisor,
+    /// Of an exec session whose first call is yet to come.
+    may_see_others: Option<(NewSupervisor, Origin)>,
+    /// The case of an exec session that sees other databases than the container.
+    view: Option<Arc<OpenCase>>,
 }
 
 impl Worker {
+    /// Looks, at the first call of an exec session, what databases it sees.
+    fn look_around(&mut self, tid: u32) {
+        let Some((new_supervisor, origin)) = self.may_see_others.take() else { return };
+        let Some(view) = self.service.cases.view_of(&self.guarded, tid) else { return };
+        tracing::info!(container = self.guarded.id.as_str(), "an exec session sees other databases than its container");
+        let recorder: Arc<dyn Recorder> = Arc::<OpenCase>::clone(&view);
+        let supervisor = new_supervisor(Arc::clone(&self.listener), Arc::clone(&view.case), recorder, origin);
+        self.supervisor = supervisor.with_broker(helper_program());
+        self.view = Some(view);
+    }
+
     fn run(mut self) {
         if let Some(notification) = self.slot.in_flight() {
+            self.look_around(notification.tid);
             tracing::info!(container = self.guarded.id.as_str(), "a call that the last worker left is answered");
             if let Err(error) = self.supervisor.serve(&notification) {
                 tracing::warn!("{}", chain(&error));
@@ -198,6 +223,7 @@ impl Worker {
             Readiness::Ready => {}
         }
         let Some(notification) = self.listener.receive(&mut self.slot)? else { return Ok(true) };
+        self.look_around(notification.tid);
         let served = self.supervisor.serve(&notification);
         if served.is_err() {
             // nobody must wait for an answer that cannot be given as decided
@@ -209,7 +235,7 @@ impl Worker {
 
     /// The listener is closed here and at the keeper; with a container's last one its case is closed.
     fn end(self) {
-        let Self { service, guarded, listener, slot, supervisor } = self;
+        let Self { service, guarded, listener, slot, supervisor, view, .. } = self;
         let number = u32::try_from(slot.index()).unwrap_or(u32::MAX);
         if let Err(error) = service.tell_keeper(&Message::Release { slot: number }, &[]) {
             tracing::debug!("{}", chain(&error));
@@ -218,6 +244,9 @@ impl Worker {
             guarded.note_own_listener_ended();
         }
         drop((slot, supervisor, listener));
+        if let Some(view) = view {
+            service.cases.close(&view);
+        }
         if guarded.remove_listener() {
             conclude(&service, &guarded);
         }

@@ -14,6 +14,7 @@ use crate::daemon::hand_over::HandOverError;
 use crate::daemon::hand_over::Message;
 use crate::daemon::housekeeping;
 use crate::daemon::listener_server;
+use crate::daemon::refusal_watch;
 use crate::daemon::registry::Full;
 use crate::daemon::registry::Guarded;
 use crate::daemon::registry::Record;
@@ -113,6 +114,7 @@ pub fn run(config: Config) -> Result<(), WorkerError> {
     start(&service, "listeners", move |service| listener_server::serve(service, &listener_socket))?;
     start(&service, "clients", move |service| control_server::serve(service, &control_socket))?;
     start(&service, "housekeeping", |service| housekeeping::run(service))?;
+    start(&service, "landlock", |service| refusal_watch::run(service))?;
     service.tell_keeper(&Message::Serving, &[]).map_err(WorkerError::HandOver)?;
     let containers = service.registry.all().len();
     tracing::info!(containers, policies = service.policies().documents.len(), "acctguard-daemon serves");

@@ -26,6 +26,9 @@ use crate::hook::protection::Told;
 use crate::hook::record;
 use crate::hook::subject;
 use crate::hook::subject::Subject;
+use crate::kernel::fanotify::Watcher;
+use crate::kernel::foreign_root;
+use crate::kernel::foreign_root::Found;
 use crate::kernel::process::Facts;
 use crate::model::attempt::DatabasePath;
 use crate::model::diagnostic::chain;
@@ -108,6 +111,7 @@ fn case<'a>(config: &'a Config, options: &CreateRuntime, id: &ContainerId, state
     protection.reasons.extend(subject.problem.clone());
     protection.reasons.extend(policy_problem);
     protection.reasons.extend(accounts.as_ref().err().cloned());
+    protection.reasons.extend(unwitnessed(&root));
     protection.reasons.extend(applied.ignored_annotation.as_ref().map(|value| {
         let value = redact::printable(value.as_bytes());
         format!("the annotation {} asks for {value}, which is no mode", policy::MODE_ANNOTATION)
@@ -123,6 +127,17 @@ fn case<'a>(config: &'a Config, options: &CreateRuntime, id: &ContainerId, state
         creator,
     };
     Case { config, subject, applied, time, pid: state.pid, root, creation }
+}
+
+/// Why changes of this root file system are not witnessed by fanotify; `None`, the usual: they are.
+fn unwitnessed(root: &Path) -> Option<String> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = rustix::fs::open(root, flags, Mode::empty()).ok()?;
+    let etc = foreign_root::identify_in_root(root.as_fd(), b"/etc").ok().flatten();
+    let directory = etc.filter(Found::is_directory).map_or(root, |found| found.fd);
+    let tried = Watcher::new().and_then(|watcher| watcher.watch_directory(directory.as_fd()));
+    let reason = chain(&tried.err()?);
+    Some(format!("changes from outside the container are told by the content of its databases only: {reason}"))
 }
 
 impl Case<'_> {

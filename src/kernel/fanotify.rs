@@ -17,6 +17,9 @@ use crate::kernel::Errno;
 use crate::kernel::raw::fanotify as raw;
 use crate::kernel::raw::fanotify::FileHandle;
 
+/// A file's content was changed by a descriptor (`FAN_MODIFY`); changes through a memory mapping are told by [`CLOSED_AFTER_WRITE`]
+/// only (fanotify(7), "Limitations and caveats").
+pub const MODIFIED: u64 = 0x2;
 /// Attributes of an entry were changed (`FAN_ATTRIB`).
 pub const ATTRIBUTES: u64 = 0x4;
 /// A file that was open for writing was closed (`FAN_CLOSE_WRITE`).
@@ -37,7 +40,9 @@ const QUEUE_OVERFLOW: u64 = 0x4000;
 /// `FAN_EVENT_ON_CHILD`: of the entries, not only of the directory itself.
 const EVENT_ON_CHILD: u64 = 0x0800_0000;
 const WATCHED: u64 =
-    ATTRIBUTES | CLOSED_AFTER_WRITE | MOVED_FROM | MOVED_TO | CREATED | DELETED | DIRECTORY | EVENT_ON_CHILD;
+    MODIFIED | ATTRIBUTES | CLOSED_AFTER_WRITE | MOVED_FROM | MOVED_TO | CREATED | DELETED | DIRECTORY | EVENT_ON_CHILD;
+/// New names only.
+const AWAITED: u64 = MOVED_TO | CREATED | DIRECTORY;
 
 /// `FAN_CLASS_NOTIF | FAN_CLOEXEC | FAN_NONBLOCK | FAN_UNLIMITED_MARKS | FAN_REPORT_DFID_NAME`.
 const GROUP_FLAGS: u32 = 0x1 | 0x2 | 0x20 | 0xc00;
@@ -121,9 +126,21 @@ impl Watcher {
     /// # Errors
     /// [`WatchError::Watch`].
     pub fn watch_directory(&self, directory: BorrowedFd<'_>) -> Result<DirectoryKey, WatchError> {
+        self.mark(directory, WATCHED)
+    }
+
+    /// Watches `directory` for new names, made or moved there, likewise. What is watched of it besides stays watched.
+    ///
+    /// # Errors
+    /// [`WatchError::Watch`].
+    pub fn await_names(&self, directory: BorrowedFd<'_>) -> Result<DirectoryKey, WatchError> {
+        self.mark(directory, AWAITED)
+    }
+
+    fn mark(&self, directory: BorrowedFd<'_>, mask: u64) -> Result<DirectoryKey, WatchError> {
         let handle = raw::handle_of(directory).map_err(WatchError::Watch)?;
         let file_system = raw::file_system_id(directory).map_err(WatchError::Watch)?;
-        raw::fanotify_mark(self.group.as_fd(), MARK_ADD, WATCHED, directory).map_err(WatchError::Watch)?;
+        raw::fanotify_mark(self.group.as_fd(), MARK_ADD, mask, directory).map_err(WatchError::Watch)?;
         Ok(DirectoryKey { file_system, handle })
     }
 
@@ -284,6 +301,7 @@ mod tests {
             })
         };
         assert!(seen(&key, b"passwd+", CREATED), "{changes:?}");
+        assert!(seen(&key, b"passwd+", MODIFIED), "{changes:?}");
         assert!(seen(&key, b"passwd+", CLOSED_AFTER_WRITE), "{changes:?}");
         assert!(seen(&key, b"passwd+", MOVED_FROM), "{changes:?}");
         assert!(seen(&key, b"passwd", MOVED_TO), "{changes:?}");
@@ -293,6 +311,31 @@ mod tests {
         watcher.unwatch(one.as_fd()).expect("unwatch twice");
         fs::write(folder.path().join("later"), b"x").expect("write");
         assert!(watcher.read(SECOND).expect("read").is_empty());
+    }
+
+    #[test]
+    fn new_names_are_told_and_nothing_else_where_only_they_are_awaited() {
+        let folder = tempfile::tempdir().expect("folder");
+        let directory = fs::File::open(folder.path()).expect("open");
+        let watcher = Watcher::new().expect("fanotify");
+        let key = watcher.await_names(directory.as_fd()).expect("watch");
+        fs::create_dir(folder.path().join("made")).expect("directory");
+        fs::write(folder.path().join("file"), b"x").expect("write");
+        fs::rename(folder.path().join("file"), folder.path().join("moved")).expect("rename");
+        fs::remove_dir(folder.path().join("made")).expect("remove");
+        let changes = all(&watcher);
+        let mut names: Vec<(&[u8], u64)> = Vec::new();
+        for change in &changes {
+            assert_eq!(change.directory, key);
+            names.push((&change.name, change.mask & !DIRECTORY));
+        }
+        names.sort_unstable();
+        assert_eq!(names, [(&b"file"[..], CREATED), (b"made", CREATED), (b"moved", MOVED_TO)], "{changes:?}");
+        // awaited and watched: both
+        watcher.watch_directory(directory.as_fd()).expect("watch");
+        watcher.await_names(directory.as_fd()).expect("watch");
+        fs::remove_file(folder.path().join("moved")).expect("remove");
+        assert!(all(&watcher).iter().any(|change| change.mask & DELETED != 0));
     }
 
     /// What a container is: an overlay in a mount namespace of its own, watched from outside through `/proc/PID/root`.

@@ -12,7 +12,9 @@
 //! | pidfd_getfd(2) | 5.6 | descriptors of other processes | `/proc/PID/fd` |
 //! | openat2(2) | 5.6 | reading below a container's root | databases cannot be read |
 //! | statx(2) mount id | 5.8 | `..` stops at a container's root | paths cannot be resolved |
-//! | Landlock | 6.2 (ABI 3), logging 6.15 | the seal of enforce | enforce rests on the broker |
+//! | Landlock | 6.2 (ABI 3) | the seal of enforce | enforce rests on the broker |
+//! | Landlock refusals in the audit log | 6.15 | the witness of what the seal refused | the seal refuses, untold |
+//! | audit log multicast | 3.16 | reading that log beside an audit daemon | the seal refuses, untold |
 //! | fanotify `REPORT_DFID_NAME` | 5.9; overlayfs 6.6 | the witness of what really changed | content comparison only |
 //! | io_uring | 5.1 | informational: opens files past seccomp | nothing to watch |
 //!
@@ -30,6 +32,7 @@ use rustix::fs::ResolveFlags;
 use rustix::fs::StatxFlags;
 
 use crate::kernel::Errno;
+use crate::kernel::audit_netlink::AuditLog;
 use crate::kernel::fanotify::Watcher;
 use crate::kernel::pidfd;
 use crate::kernel::raw::child;
@@ -88,6 +91,14 @@ pub fn probe_all() -> Vec<Feature> {
         ),
         feature("statx mount id", "stopping at a container's root", "5.8", try_mount_id(), "use Linux 5.8 or later"),
         landlock(),
+        landlock_log(),
+        feature(
+            "audit log",
+            "seeing what the seal refused",
+            "3.16",
+            AuditLog::join().map(|_| String::new()).map_err(|error| described(&error)),
+            "run as root with CAP_AUDIT_READ in the host's own pid and network namespaces; the seal refuses without it too",
+        ),
         feature(
             "fanotify directory events",
             "seeing what really changed, whoever did it",
@@ -295,6 +306,24 @@ fn landlock() -> Feature {
             if version < LEAST_LANDLOCK_ABI { Err(format!("{told}, which cannot tell truncation")) } else { Ok(told) }
         }),
         "boot with lsm= that names landlock on Linux 6.2 or later; without, enforce rests on the broker alone",
+    )
+}
+
+/// The first ABI whose domains can have refusals logged (landlock(7), `LANDLOCK_RESTRICT_SELF_LOG_NEW_EXEC_ON`).
+const LOGGING_ABI: u32 = 7;
+
+fn landlock_log() -> Feature {
+    let outcome = match questions::abi_version() {
+        Ok(version) if version >= LOGGING_ABI => Ok(format!("ABI {version}")),
+        Ok(version) => Err(format!("ABI {version} refuses without telling")),
+        Err(errno) => Err(errno.to_string()),
+    };
+    feature(
+        "Landlock refusals in the audit log",
+        "seeing what the seal refused, raced attempts too",
+        "6.15",
+        outcome,
+        "use Linux 6.15 or later; on older kernels the seal refuses all the same",
     )
 }
 

@@ -11,6 +11,7 @@
 #![cfg_attr(not(test), deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::arithmetic_side_effects))]
 
 pub mod assembled_root;
+pub mod audit_netlink;
 pub mod broker;
 pub mod exec;
 pub mod fanotify;

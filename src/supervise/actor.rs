@@ -48,6 +48,7 @@ impl Acting {
             capabilities: process::capability_names(facts.effective_capabilities),
             ancestry: ancestors.iter().map(ancestor).collect(),
             session: session.map(str::to_owned),
+            gone: false,
         };
         Ok(Self { actor, lineage, start_time_ticks: facts.start_time_ticks })
     }
@@ -56,6 +57,14 @@ impl Acting {
     #[must_use]
     pub fn unknown(tid: u32) -> Self {
         Self { actor: Actor { pid: tid, ..Actor::default() }, lineage: vec![tid], start_time_ticks: 0 }
+    }
+
+    /// A process that had ended before it could be looked at, of which a witness tells its number.
+    #[must_use]
+    pub fn gone(pid: u32) -> Self {
+        let mut acting = Self::unknown(pid);
+        acting.actor.gone = true;
+        acting
     }
 
     /// Shows the process as the program it is about to turn into.

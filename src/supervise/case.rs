@@ -33,10 +33,13 @@ use crate::supervise::finding;
 use crate::supervise::incident::Act;
 use crate::supervise::incident::QUIET;
 use crate::supervise::incident::Sighting;
+use crate::supervise::incident::Witness;
 use crate::supervise::live_policy::LivePolicy;
 use crate::supervise::moment::Moment;
 use crate::supervise::surroundings::LiveSurroundings;
 use crate::supervise::surroundings::Surroundings;
+
+mod refused;
 
 /// Most acts remembered for what their open descriptors may still do.
 const MAX_REMEMBERED: usize = 64;
@@ -208,18 +211,7 @@ impl Case {
             state.counts.blocked = state.counts.blocked.saturating_add(1);
         }
         state.root_moves |= sighting.outcome != Outcome::Blocked && sighting.seen.attempt.call == "pivot_root";
-        let position = state.acts.iter().position(|act| act.takes(&sighting));
-        let shown = sighting.clone();
-        let (is_first, incident) = match position.and_then(|position| state.acts.get_mut(position)) {
-            Some(act) => (act.add(sighting), act.published()),
-            None => {
-                let act = Act::begin(sighting);
-                let incident = act.published();
-                state.acts.push(act);
-                (true, incident)
-            }
-        };
-        is_first.then(|| finding::attempt(&state.identity, &shown, incident, None))
+        state.take(sighting, Witness::Notify)
     }
 
     /// Takes in that something named `name` changed in a watched directory, by process `pid` on the host (0: unknown).
@@ -363,6 +355,22 @@ struct Ended {
 }
 
 impl State {
+    /// Takes a sighting in; its event when it is the first of its kind in its act.
+    fn take(&mut self, sighting: Sighting, witness: Witness) -> Option<Event> {
+        let position = self.acts.iter().position(|act| act.takes(&sighting));
+        let shown = sighting.clone();
+        let (is_first, incident) = match position.and_then(|position| self.acts.get_mut(position)) {
+            Some(act) => (act.add(sighting, witness), act.published()),
+            None => {
+                let act = Act::begin(sighting, witness);
+                let incident = act.published();
+                self.acts.push(act);
+                (true, incident)
+            }
+        };
+        is_first.then(|| finding::attempt(&self.identity, (&shown, witness), incident, None))
+    }
+
     /// Repeats and findings of the acts that ended and of those remembered, and the finding of what nobody explains.
     fn tell(
         &mut self,
@@ -375,10 +383,10 @@ impl State {
         let mut events = Vec::new();
         for act in &ended.acts {
             let repeats = act.repeats();
-            events.extend(
-                repeats
-                    .map(|(sighting, count)| finding::attempt(&self.identity, sighting, act.published(), Some(count))),
-            );
+            events.extend(repeats.map(|(kind, count)| {
+                let shown = (&kind.sighting, kind.witness);
+                finding::attempt(&self.identity, shown, act.published(), Some(count))
+            }));
         }
         for act in ended.acts.iter_mut().chain(&mut self.remembered) {
             if act.is_worth_telling() {

@@ -17,11 +17,13 @@ use crate::model::event::Severity;
 use crate::model::event::Verdict;
 use crate::model::redact;
 use crate::supervise::account_tools;
+use crate::supervise::actor::Acting;
 use crate::supervise::attribution::Writer;
 use crate::supervise::baseline::BaselineError;
 use crate::supervise::case::Identity;
 use crate::supervise::incident::Act;
 use crate::supervise::incident::Sighting;
+use crate::supervise::incident::Witness;
 use crate::supervise::moment::Moment;
 
 /// An event about the case's container.
@@ -31,14 +33,19 @@ pub fn bare(identity: &Identity, kind: Kind, severity: Severity, now: Moment) ->
     event
 }
 
-/// The event of one attempt, or of `count` equal ones.
-pub fn attempt(identity: &Identity, sighting: &Sighting, incident: event::Incident, count: Option<u64>) -> Event {
+/// The event of one attempt that `witness` saw, or of `count` equal ones.
+pub fn attempt(
+    identity: &Identity,
+    (sighting, witness): (&Sighting, Witness),
+    incident: event::Incident,
+    count: Option<u64>,
+) -> Event {
     let mut event = bare(identity, Kind::AccountAttempt, attempt_severity(sighting), sighting.at);
     event.policy = Some(sighting.policy.clone());
     event.session.clone_from(&sighting.session);
     event.actor = Some(sighting.acting.actor.clone());
     event.operation = Some(operation(sighting));
-    event.verdict = Some(verdict(sighting.outcome, vec!["notify"]));
+    event.verdict = Some(verdict(sighting.outcome, vec![witness.word()], witness.errno()));
     event.incident = Some(incident);
     event.count = count;
     event
@@ -76,11 +83,11 @@ const fn effect_word(effect: Effect) -> &'static str {
     }
 }
 
-fn verdict(result: Outcome, witnesses: Vec<&str>) -> Verdict {
+fn verdict(result: Outcome, witnesses: Vec<&str>, errno: &str) -> Verdict {
     Verdict {
         result,
         witness: witnesses.into_iter().map(str::to_owned).collect(),
-        errno: (result == Outcome::Blocked).then(|| "EPERM".to_owned()),
+        errno: (result == Outcome::Blocked).then(|| errno.to_owned()),
     }
 }
 
@@ -92,7 +99,7 @@ pub fn of_act(identity: &Identity, act: &Act, before: &Databases, now: Moment) -
         changes.extend(intended(act, before));
     }
     let outcome = if changed { Outcome::Allowed } else { Outcome::Blocked };
-    let mut witnesses = vec!["notify"];
+    let mut witnesses = act.witnesses();
     witnesses.extend(act.seen_by_fanotify.then_some("fanotify"));
     witnesses.extend(changed.then_some("content"));
     let mut event = bare(identity, Kind::AccountFinding, severity(&changes, outcome), now);
@@ -102,7 +109,7 @@ pub fn of_act(identity: &Identity, act: &Act, before: &Databases, now: Moment) -
         event.actor = Some(sighting.acting.actor.clone());
         event.operation = Some(operation(sighting));
     }
-    event.verdict = Some(verdict(outcome, witnesses));
+    event.verdict = Some(verdict(outcome, witnesses, act.errno()));
     event.changes = Some(changes);
     event.incident = Some(act.published());
     event
@@ -162,8 +169,9 @@ pub fn unexplained(
     let witnesses = if writers.is_empty() { vec!["content"] } else { vec!["fanotify", "content"] };
     let mut event = bare(identity, Kind::AccountFinding, severity(&changes, Outcome::Observed), now);
     event.policy = Some(policy);
-    event.actor = writers.iter().find_map(|writer| writer.acting.as_ref()).map(|acting| acting.actor.clone());
-    event.verdict = Some(verdict(Outcome::Observed, witnesses));
+    let acting = writers.iter().find_map(|writer| writer.acting.as_ref()).map(|acting| acting.actor.clone());
+    event.actor = acting.or_else(|| writers.first().map(|writer| Acting::gone(writer.pid).actor));
+    event.verdict = Some(verdict(Outcome::Observed, witnesses, ""));
     event.changes = Some(changes);
     event.incident =
         Some(event::Incident { id: Uuid::now_v7(), attempts: 0, blocked: 0, first: first.wall, last: now.wall });

@@ -81,6 +81,49 @@ impl Sighting {
     }
 }
 
+/// Who saw a sighting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Witness {
+    /// The seccomp notifier, before the call was let go or refused.
+    Notify,
+    /// Landlock, which refused the call in the kernel.
+    Landlock {
+        /// Name of the errno that the call ended with.
+        errno: &'static str,
+    },
+}
+
+impl Witness {
+    /// As events name it.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Notify => "notify",
+            Self::Landlock { .. } => "landlock",
+        }
+    }
+
+    /// Name of the errno that a refused call ends with.
+    #[must_use]
+    pub const fn errno(self) -> &'static str {
+        match self {
+            Self::Notify => "EPERM",
+            Self::Landlock { errno } => errno,
+        }
+    }
+}
+
+/// Sightings of one kind in an act.
+#[derive(Debug, Clone)]
+pub struct Kind {
+    /// The first of them.
+    pub sighting: Sighting,
+    /// How many there were.
+    pub count: u64,
+    /// Who saw them.
+    pub witness: Witness,
+}
+
 /// Whether a change of `database` is one of `concerned`: the same file, or one in that directory.
 fn covers(concerned: &DatabasePath, database: &str) -> bool {
     let text = concerned.as_str();
@@ -96,7 +139,7 @@ pub struct Act {
     attempts: u64,
     blocked: u64,
     told: bool,
-    kinds: Vec<(Sighting, u64)>,
+    kinds: Vec<Kind>,
     /// Changes of content that it explains.
     pub changes: Vec<Change>,
     /// Whether fanotify saw one of them.
@@ -104,9 +147,9 @@ pub struct Act {
 }
 
 impl Act {
-    /// An act that begins with `sighting`.
+    /// An act that begins with `sighting`, which `witness` saw.
     #[must_use]
-    pub fn begin(sighting: Sighting) -> Self {
+    pub fn begin(sighting: Sighting, witness: Witness) -> Self {
         let at = sighting.at;
         let mut act = Self {
             id: Uuid::now_v7(),
@@ -119,7 +162,7 @@ impl Act {
             changes: Vec::new(),
             seen_by_fanotify: false,
         };
-        act.add(sighting);
+        act.add(sighting, witness);
         act
     }
 
@@ -128,27 +171,42 @@ impl Act {
     pub fn takes(&self, sighting: &Sighting) -> bool {
         sighting.at.since(self.last) <= BURST_GAP
             && sighting.at.since(self.first) <= BURST_LIMIT
-            && self.kinds.iter().any(|(member, _)| sighting.acting.is_related_to(&member.acting))
+            && self.sightings().any(|member| sighting.acting.is_related_to(&member.acting))
     }
 
-    /// Adds `sighting`. True when it is the first of its kind: to be recorded at once; repeats are counted.
-    pub fn add(&mut self, sighting: Sighting) -> bool {
+    /// Adds `sighting`, which `witness` saw. True when it is the first of its kind: to be recorded at once; repeats are counted.
+    pub fn add(&mut self, sighting: Sighting, witness: Witness) -> bool {
         self.last = sighting.at;
-        self.attempts = self.attempts.saturating_add(1);
+        // what the notifier let go and Landlock refused was one attempt
+        if witness == Witness::Notify || !self.was_let_go(&sighting) {
+            self.attempts = self.attempts.saturating_add(1);
+        }
         if sighting.outcome == Outcome::Blocked {
             self.blocked = self.blocked.saturating_add(1);
         }
-        if let Some((known, count)) = self.kinds.iter_mut().find(|(known, _)| sighting.is_repeat_of(known)) {
-            *count = count.saturating_add(1);
+        let is_known = |kind: &&mut Kind| kind.witness == witness && sighting.is_repeat_of(&kind.sighting);
+        if let Some(known) = self.kinds.iter_mut().find(is_known) {
+            known.count = known.count.saturating_add(1);
             if sighting.seen.proposed.is_some() {
-                known.seen.proposed = sighting.seen.proposed; // the latest is what was meant to last
+                known.sighting.seen.proposed = sighting.seen.proposed; // the latest is what was meant to last
             }
             return false;
         }
         if self.kinds.len() < MAX_KINDS {
-            self.kinds.push((sighting, 1));
+            self.kinds.push(Kind { sighting, count: 1, witness });
         }
         true
+    }
+
+    /// Whether the notifier let something go of which `refused` may be the end: by the same process, on the same database.
+    fn was_let_go(&self, refused: &Sighting) -> bool {
+        let concerned = |sighting: &Sighting| sighting.seen.attempt.database.clone();
+        self.kinds.iter().any(|kind| {
+            kind.witness == Witness::Notify
+                && kind.sighting.outcome != Outcome::Blocked
+                && kind.sighting.acting.pid() == refused.acting.pid()
+                && (concerned(refused).is_none() || concerned(refused) == concerned(&kind.sighting))
+        })
     }
 
     /// Notes activity that is no attempt.
@@ -164,7 +222,7 @@ impl Act {
         let quiet = now.since(self.last);
         quiet > BURST_GAP
             || now.since(self.first) >= BURST_LIMIT
-            || (quiet >= QUIET && !self.kinds.iter().any(|(sighting, _)| is_alive(&sighting.acting)))
+            || (quiet >= QUIET && !self.sightings().any(|sighting| is_alive(&sighting.acting)))
     }
 
     /// Whether it has gone on for as long as an act may.
@@ -189,12 +247,29 @@ impl Act {
 
     /// Its sightings, one of each kind.
     pub fn sightings(&self) -> impl Iterator<Item = &Sighting> {
-        self.kinds.iter().map(|(sighting, _)| sighting)
+        self.kinds.iter().map(|kind| &kind.sighting)
     }
 
-    /// Its repeats: one sighting of each kind that came again, and how often it did so.
-    pub fn repeats(&self) -> impl Iterator<Item = (&Sighting, u64)> {
-        self.kinds.iter().filter(|(_, count)| *count > 1).map(|(sighting, count)| (sighting, count.saturating_sub(1)))
+    /// Its repeats: each kind that came again, and how often it did so.
+    pub fn repeats(&self) -> impl Iterator<Item = (&Kind, u64)> {
+        self.kinds.iter().filter(|kind| kind.count > 1).map(|kind| (kind, kind.count.saturating_sub(1)))
+    }
+
+    /// Who saw something of it.
+    #[must_use]
+    pub fn witnesses(&self) -> Vec<&'static str> {
+        let mut words: Vec<&str> = self.kinds.iter().map(|kind| kind.witness.word()).collect();
+        words.sort_unstable();
+        words.dedup();
+        words.reverse();
+        words
+    }
+
+    /// Name of the errno that what was refused of it ended with.
+    #[must_use]
+    pub fn errno(&self) -> &'static str {
+        let refused = self.kinds.iter().find(|kind| kind.sighting.outcome == Outcome::Blocked);
+        refused.map_or(Witness::Notify, |kind| kind.witness).errno()
     }
 
     /// Whether there is something to tell: a change, or something blocked that was not told yet.
@@ -212,8 +287,8 @@ impl Act {
     /// Notes that everything up to now has been told.
     pub fn set_told(&mut self) {
         self.told = true;
-        for (_, count) in &mut self.kinds {
-            *count = 1;
+        for kind in &mut self.kinds {
+            kind.count = 1;
         }
         self.changes.clear();
         self.seen_by_fanotify = false;

@@ -1,4 +1,4 @@
-//! The node's own folders and its cgroup layout.
+//! The node's own folders, its cgroup layout and its auditing.
 
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
@@ -9,6 +9,11 @@ use rustix::fs::Access;
 use crate::cli::doctor::Check;
 use crate::cli::doctor::unreadable;
 use crate::config::Config;
+use crate::config::KernelAudit;
+use crate::kernel::audit_netlink::AuditControl;
+use crate::kernel::audit_netlink::AuditError;
+use crate::kernel::audit_netlink::AuditStatus;
+use crate::model::diagnostic::chain;
 
 /// Where systemd's hybrid layout mounts cgroup v2 beside the v1 controllers.
 const HYBRID_MOUNT: &str = "/sys/fs/cgroup/unified";
@@ -16,13 +21,42 @@ const HYBRID_MOUNT: &str = "/sys/fs/cgroup/unified";
 const LEAST_FREE_BYTES: u64 = 64 * 1024 * 1024;
 const MIB: u64 = 1024 * 1024;
 
-/// Run folder, store and cgroups.
+/// Run folder, store, cgroups and auditing.
 pub fn checks(config: &Config, has_crun: bool) -> Vec<Check> {
     let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
     let mut checks = vec![run_folder(&config.run_dir)];
     checks.extend(store(config));
     checks.extend(cgroups(&mounts, has_crun));
+    let status = AuditControl::open().and_then(|control| control.status());
+    checks.push(auditing(status, config.kernel_audit));
     checks
+}
+
+/// Whether the kernel makes the records by which Landlock tells what it refuses, and what is done about it.
+fn auditing(status: Result<AuditStatus, AuditError>, choice: KernelAudit) -> Check {
+    const WHAT: &str = "kernel auditing";
+    match (status, choice) {
+        (Ok(AuditStatus { enabled: true, has_daemon }), _) => {
+            let taken = if has_daemon {
+                "an audit daemon takes its records"
+            } else {
+                "the kernel log takes some of its records"
+            };
+            Check::fine(WHAT, format!("on, {taken}"))
+        }
+        (Ok(_), KernelAudit::Leave) => {
+            let remedy =
+                "set [witness] kernel_audit = \"switch_on\", or run auditctl -e 1; both concern the whole host";
+            Check::note(WHAT, "off and left so, so that refusals of the seal are not told", remedy)
+        }
+        (Ok(_), KernelAudit::SwitchOn) => {
+            Check::note(WHAT, "off, and acctguard-daemon switches it on when it starts", "start acctguard-daemon")
+        }
+        (Err(error), _) => {
+            let remedy = "run as root with CAP_AUDIT_CONTROL in the host's own pid namespace";
+            Check::note(WHAT, format!("it cannot be told whether it is on: {}", chain(&error)), remedy)
+        }
+    }
 }
 
 /// Whoever can write here can pose as the daemon or as a runtime.
@@ -98,6 +132,18 @@ mod tests {
     use super::*;
     use crate::cli::doctor::Standing;
     use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn auditing_is_told_with_what_is_done_about_it() {
+        let status = |enabled| Ok(AuditStatus { enabled, has_daemon: false });
+        assert_eq!(auditing(status(true), KernelAudit::Leave).standing, Standing::Fine);
+        for choice in [KernelAudit::Leave, KernelAudit::SwitchOn] {
+            let check = auditing(status(false), choice);
+            assert!(check.standing == Standing::Note && check.remedy.is_some(), "{check:?}");
+        }
+        let refused = auditing(Err(AuditError::OtherPids), KernelAudit::Leave);
+        assert_eq!(refused.standing, Standing::Note);
+    }
 
     #[test]
     fn only_crun_minds_a_hybrid_layout() {

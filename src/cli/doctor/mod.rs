@@ -64,12 +64,14 @@ impl Check {
 }
 
 /// Kernel features without which the product of this version still does its job.
-const OPTIONAL_FEATURES: [&str; 7] = [
+const OPTIONAL_FEATURES: [&str; 9] = [
     "seccomp synchronous wake-up",
     "seccomp killable wait",
     "seccomp descriptor injection",
     "pidfd_getfd",
     "Landlock",
+    "Landlock refusals in the audit log",
+    "audit log",
     "fanotify directory events",
     "io_uring",
 ];

@@ -10,6 +10,7 @@
 //! | file | what |
 //! | --- | --- |
 //! | `walker` | component by component: symbolic links, `..`, the last component |
+//! | `roof` | `..`, also where something is mounted over the root |
 //! | `fast_path` | the directory part in one openat2(2), where that is exact |
 //! | `magic_links` | procfs: `self`, `thread-self`, and links that are not text |
 //! | `object` | what an `O_PATH` descriptor refers to |
@@ -23,12 +24,19 @@ mod handles;
 mod magic_links;
 mod object;
 mod restrictions;
+mod roof;
 mod walker;
 
 #[cfg(test)]
 mod agreement_tests;
 #[cfg(test)]
+mod test_paths;
+#[cfg(test)]
+mod test_tally;
+#[cfg(test)]
 mod test_target;
+#[cfg(test)]
+mod test_world;
 
 use std::cell::OnceCell;
 use std::cell::RefCell;
@@ -160,6 +168,7 @@ pub struct Task {
     root_identity: OnceCell<Identity>,
     root_text: OnceCell<Option<Vec<u8>>>,
     searched: Option<RefCell<Vec<Searched>>>,
+    covered: OnceCell<Option<bool>>,
 }
 
 impl Task {
@@ -169,7 +178,14 @@ impl Task {
     /// [`ResolveError::TaskGone`], [`ResolveError::Unable`].
     pub fn open(tid: u32) -> Result<Self, ResolveError> {
         let root = open_of_thread(tid, "root", "open the root directory of a thread")?;
-        Ok(Self { tid, root, root_identity: OnceCell::new(), root_text: OnceCell::new(), searched: None })
+        Ok(Self {
+            tid,
+            root,
+            root_identity: OnceCell::new(),
+            root_text: OnceCell::new(),
+            covered: OnceCell::new(),
+            searched: None,
+        })
     }
 
     /// The same thread with `root` as its root directory, as openat2(2) makes it with `RESOLVE_IN_ROOT`.
@@ -178,7 +194,14 @@ impl Task {
     /// [`ResolveError::Unable`].
     pub fn below(&self, root: OwnedFd) -> Result<Self, ResolveError> {
         let searched = self.searched.as_ref().map(|_| RefCell::default());
-        Ok(Self { tid: self.tid, root, root_identity: OnceCell::new(), root_text: OnceCell::new(), searched })
+        Ok(Self {
+            tid: self.tid,
+            root,
+            root_identity: OnceCell::new(),
+            root_text: OnceCell::new(),
+            covered: OnceCell::new(),
+            searched,
+        })
     }
 
     /// Goes component by component from now on and keeps every directory in which something is looked up, so that it can be
@@ -302,10 +325,20 @@ impl Task {
         Ok(*self.root_identity.get_or_init(|| identity))
     }
 
-    /// Best known path of `object` from the thread's root: the kernel's name for it less the kernel's name for the root.
+    /// Whether something is mounted over the thread's root; `None` when that cannot be told. Asked for once.
+    fn is_covered(&self) -> Option<bool> {
+        *self.covered.get_or_init(|| roof::is_over(self).ok())
+    }
+
+    /// Best known path of `object` from the thread's root: the kernel's name for it less the kernel's name for the root. `None`
+    /// for what lies on another mount when something is mounted over the root: the two have one name.
     fn path_of(&self, object: BorrowedFd<'_>) -> Option<Vec<u8>> {
+        let is_elsewhere = || Some(Identity::of(object).ok()?.mount_id != self.root_identity().ok()?.mount_id);
+        if is_elsewhere()? && self.is_covered()? {
+            return None;
+        }
         let text = object::kernel_name(object)?;
-        let root = self.root_text.get_or_init(|| object::kernel_name(self.root.as_fd())).as_ref()?;
+        let root = self.root_text.get_or_init(|| object::kernel_name_in_force(self.root.as_fd())).as_ref()?;
         if root.as_slice() == b"/" {
             return Some(text);
         }

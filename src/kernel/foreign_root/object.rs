@@ -7,6 +7,7 @@ use std::os::fd::OwnedFd;
 
 use rustix::fs::AtFlags;
 use rustix::fs::Statx;
+use rustix::fs::StatxAttributes;
 use rustix::fs::StatxFlags;
 
 use crate::kernel::foreign_root::ResolveError;
@@ -77,12 +78,19 @@ pub(super) struct Identity {
     pub mount_id: u64,
     pub device: u64,
     pub inode: u64,
+    /// Whether it is the root of its mount (`STATX_ATTR_MOUNT_ROOT`, Linux 5.8).
+    pub is_mount_root: bool,
 }
 
 impl Identity {
     pub fn of(object: BorrowedFd<'_>) -> Result<Self, ResolveError> {
         let status = status_of(object)?;
-        Ok(Self { mount_id: status.stx_mnt_id, device: device_of(&status), inode: status.stx_ino })
+        Ok(Self {
+            mount_id: status.stx_mnt_id,
+            device: device_of(&status),
+            inode: status.stx_ino,
+            is_mount_root: status.stx_attributes.contains(StatxAttributes::MOUNT_ROOT),
+        })
     }
 }
 
@@ -101,13 +109,20 @@ fn status_of(object: BorrowedFd<'_>) -> Result<Statx, ResolveError> {
 /// The kernel's name for an object: from the root of its mount namespace, without the mark of a deleted one. `None` for what
 /// has no path.
 pub(super) fn kernel_name(object: BorrowedFd<'_>) -> Option<Vec<u8>> {
-    let link = format!("/proc/self/fd/{}", object.as_raw_fd());
-    let mut text = rustix::fs::readlink(link, Vec::with_capacity(256)).ok()?.into_bytes();
-    if !text.starts_with(b"/") {
-        return None;
-    }
+    let mut text = marked_name(object)?;
     if let Some(length) = text.strip_suffix(DELETED).map(<[u8]>::len) {
         text.truncate(length);
     }
     Some(text)
+}
+
+/// The same, and `None` for what was deleted: another object may have the name by now.
+pub(super) fn kernel_name_in_force(object: BorrowedFd<'_>) -> Option<Vec<u8>> {
+    marked_name(object).filter(|text| !text.ends_with(DELETED))
+}
+
+fn marked_name(object: BorrowedFd<'_>) -> Option<Vec<u8>> {
+    let link = format!("/proc/self/fd/{}", object.as_raw_fd());
+    let text = rustix::fs::readlink(link, Vec::with_capacity(256)).ok()?.into_bytes();
+    text.starts_with(b"/").then_some(text)
 }

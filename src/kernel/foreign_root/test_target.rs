@@ -1,9 +1,10 @@
 //! A process whose paths are resolved in tests: a forked child in a mount namespace of its own, with a random tree of links and mounts,
-//! that answers what the kernel itself makes of a path.
+//! that answers what the kernel itself makes of a path. It makes the paths as well, and answers many at a time.
 
 use std::fs;
 use std::io::Read;
 use std::io::Write;
+use std::os::fd::AsRawFd;
 use std::os::fd::BorrowedFd;
 use std::os::fd::IntoRawFd;
 use std::os::unix::ffi::OsStrExt;
@@ -14,162 +15,42 @@ use nix::mount::MsFlags;
 use nix::mount::mount;
 use nix::sched::CloneFlags;
 use nix::sched::unshare;
+use rustix::fs::AtFlags;
 use rustix::fs::Mode;
 use rustix::fs::OFlags;
 
 use crate::kernel::Errno;
+use crate::kernel::foreign_root::test_paths::Asked;
+use crate::kernel::foreign_root::test_paths::PathMaker;
+use crate::kernel::foreign_root::test_world;
+use crate::kernel::foreign_root::test_world::Random;
 use crate::kernel::raw::child::TestChild;
 use crate::kernel::raw::child::borrow_for_test;
+use crate::kernel::raw::child::close_all_but_for_test;
 use crate::kernel::raw::child::fork_for_test;
+use crate::kernel::raw::child::replace_descriptor_for_test;
 
 /// Ask: open with `O_PATH`.
 pub const LOOK_UP_FOLLOWING: u8 = 0;
 /// Ask: open with `O_PATH | O_NOFOLLOW`.
 pub const LOOK_UP_LINK: u8 = 1;
+/// Ask: what the base itself is, `AT_EMPTY_PATH`.
+pub const LOOK_UP_BASE: u8 = 2;
 /// Ask: open with `O_CREAT`.
-pub const CREATE: u8 = 2;
-/// Ask: make it the working directory.
-pub const CHANGE_DIRECTORY: u8 = 3;
+pub const CREATE: u8 = 3;
+/// Ask: change root, working directory and overlays, and make that many paths and answers.
+const BATCH: u8 = 4;
 
-/// xorshift64*: the same paths on every run, and a seed to name in a report.
-pub struct Random(pub u64);
+/// A descriptor that no target holds.
+pub const CLOSED_DESCRIPTOR: i32 = 777;
 
-impl Random {
-    /// A number below `below`.
-    pub fn next(&mut self, below: usize) -> usize {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) as usize % below
-    }
+/// The working directory of a batch was deleted.
+pub const IN_DELETED: u8 = 1;
+/// The root of a batch is not the target's usual one.
+pub const OTHER_ROOT: u8 = 2;
 
-    fn pick<'list>(&mut self, list: &[&'list str]) -> &'list str {
-        list[self.next(list.len())]
-    }
-}
-
-const DIRECTORIES: [&str; 10] = ["a", "b", "c", "a/a", "a/b", "b/a", "c/c", "a/a/b", "b/a/c", "m"];
-const FILES: [&str; 6] = ["f", "a/f", "b/g", "a/b/f", "b/a/f", "c/c/f"];
-const NAMES: [&str; 13] = ["a", "a", "b", "c", "f", "f", "h", "m", "p", "etc", "missing", "proc", "stiff"];
-const STARTS: [&str; 28] = [
-    "proc/self/root",
-    "proc/self/cwd",
-    "proc/self/exe",
-    "proc/self/fd",
-    "proc/thread-self/cwd",
-    "proc/thread-self/root",
-    "proc/self/ns/mnt",
-    "proc/mounts",
-    "proc/net",
-    "proc/self/task",
-    "proc/self",
-    "proc/thread-self",
-    "proc/self/status",
-    "hostproc/self/root",
-    "hostproc/self",
-    "hostproc/thread-self/cwd",
-    "hostproc/self/cwd",
-    "hostproc/mounts",
-    "proc/1",
-    "proc/self/../self/root",
-    "proc/self/fdinfo/..",
-    "a/../proc/self/root/a",
-    "proc/self/root/proc/self/root",
-    "proc/selfish",
-    "outerproc/self",
-    "outerproc/self/root",
-    "outerproc/self/fd",
-    "outerproc/thread-self/cwd",
-];
-
-/// A path of up to five parts, some of them real.
-pub fn random_path(random: &mut Random, descriptors: &[i32]) -> String {
-    let mut path = String::new();
-    if random.next(2) == 0 {
-        path.push('/');
-    }
-    match random.next(10) {
-        0 | 1 => path.push_str(random.pick(&STARTS)),
-        2 => {
-            let number = descriptors.get(random.next(descriptors.len() + 1)).copied().unwrap_or(999);
-            path.push_str(&format!(
-                "{}/{number}",
-                random.pick(&["proc/self/fd", "proc/thread-self/fd", "hostproc/self/fd"])
-            ));
-        }
-        3 => path.push_str(&format!("k{}", random.next(46))),
-        _ => path.push_str(&random_component(random)),
-    }
-    for _ in 0..random.next(4) {
-        path.push_str(random.pick(&["/", "/", "/", "/", "//", "/./"]));
-        path.push_str(&random_component(random));
-    }
-    if random.next(7) == 0 {
-        path.push_str(random.pick(&["/", "//", "/.", "/.."]));
-    }
-    path
-}
-
-fn random_component(random: &mut Random) -> String {
-    match random.next(20) {
-        0..=3 => "..".to_owned(),
-        4 => ".".to_owned(),
-        5..=10 => format!("l{}", random.next(40)),
-        11 if random.next(4) == 0 => "x".repeat(254 + random.next(3)),
-        _ => random.pick(&NAMES).to_owned(),
-    }
-}
-
-/// Fills `root` with directories, files and links.
-fn build_tree(root: &Path, random: &mut Random) -> std::io::Result<()> {
-    for directory in DIRECTORIES {
-        fs::create_dir_all(root.join(directory))?;
-    }
-    for file in FILES {
-        fs::write(root.join(file), file)?;
-    }
-    for directory in DIRECTORIES {
-        fs::write(root.join(directory).join("etc"), directory)?;
-    }
-    fs::write(root.join("x".repeat(255)), b"")?;
-    fs::hard_link(root.join("a/f"), root.join("b/h"))?;
-    nix::unistd::mkfifo(&root.join("p"), nix::sys::stat::Mode::S_IRWXU)?;
-    for number in 0..40 {
-        let folder = if random.next(3) == 0 { "." } else { DIRECTORIES[random.next(DIRECTORIES.len())] };
-        let text = match random.next(3) {
-            0 => format!("/{}", DIRECTORIES[random.next(DIRECTORIES.len())]),
-            1 => format!("/{}", FILES[random.next(FILES.len())]),
-            _ => random_path(random, &[]),
-        };
-        std::os::unix::fs::symlink(text, root.join(folder).join(format!("l{number}")))?;
-    }
-    std::os::unix::fs::symlink("a", root.join("k0"))?;
-    for number in 1..46 {
-        std::os::unix::fs::symlink(format!("k{}", number - 1), root.join(format!("k{number}")))?;
-    }
-    bind(&root.join("c"), &root.join("a/b"))?;
-    bind(&root.join("a"), &root.join("m"))?;
-    bind(&root.join("a/f"), &root.join("b/g"))?;
-    bind(root, &root.join("c/c"))?;
-    // links on this mount are not followed (Linux 5.10)
-    let stiff = root.join("stiff");
-    fs::create_dir(&stiff)?;
-    bind(root, &stiff)?;
-    let no_symbolic_links = MsFlags::from_bits_retain(0x100);
-    let remount = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | no_symbolic_links;
-    mount(None::<&str>, &stiff, None::<&str>, remount, None::<&str>)?;
-    Ok(())
-}
-
-fn bind(from: &Path, to: &Path) -> nix::Result<()> {
-    mount(Some(from), to, None::<&str>, MsFlags::MS_BIND, None::<&str>)
-}
-
-fn mount_procfs(root: &Path, name: &str) -> std::io::Result<()> {
-    fs::create_dir_all(root.join(name))?;
-    mount(Some("proc"), &root.join(name), Some("proc"), MsFlags::empty(), None::<&str>)?;
-    Ok(())
-}
+/// Device, inode and mode, or the errno.
+pub type Word = Result<(u64, u64, u32), Errno>;
 
 /// How the target lives.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -182,6 +63,10 @@ pub enum Kind {
     NestedPidNamespaces,
     /// A thread with a root and working directory of its own.
     Thread,
+    /// A thread with root, working directory and descriptors of its own.
+    ThreadWithDescriptors,
+    /// A chrooted process with file systems mounted over its root.
+    CoveredRoot,
     /// Not chrooted: the root of its mount namespace is the host's.
     HostRoot,
 }
@@ -232,67 +117,114 @@ impl Target {
         Self { kind, socket, tid, descriptors, _child: child, _folder: folder }
     }
 
-    /// What the kernel makes of `path` in the target: device, inode and mode, or its errno.
-    pub fn ask(&mut self, what: u8, base: i32, path: &[u8]) -> Result<(u64, u64, u32), Errno> {
+    /// What the kernel makes of `path` in the target.
+    pub fn ask(&mut self, what: u8, base: i32, path: &[u8]) -> Word {
+        self.send(what, base, path);
+        let mut reply = [0_u8; 24];
+        self.socket.read_exact(&mut reply).expect("reply");
+        word(&reply)
+    }
+
+    /// Has the target change where it is and make `count` paths: how it is now, and the paths with the kernel's word on each.
+    pub fn ask_many(&mut self, count: i32) -> (u8, Vec<(Asked, Word)>) {
+        self.send(BATCH, count, &[]);
+        let mut head = [0_u8; 5];
+        self.socket.read_exact(&mut head).expect("head of a batch");
+        let mut body = vec![0; u32::from_ne_bytes(head[1..].try_into().expect("4")) as usize];
+        self.socket.read_exact(&mut body).expect("batch");
+        let mut rest = body.as_slice();
+        let mut cases = Vec::new();
+        while let [what, after @ ..] = rest {
+            let number = |at: usize| i32::from_ne_bytes(after[at..at + 4].try_into().expect("4"));
+            let end = 8 + number(4) as usize;
+            let asked = Asked { what: *what, base: number(0), path: after[8..end].to_vec() };
+            cases.push((asked, word(after[end..end + 24].try_into().expect("24"))));
+            rest = &after[end + 24..];
+        }
+        (head[0], cases)
+    }
+
+    fn send(&mut self, what: u8, base: i32, path: &[u8]) {
         let mut request = vec![what];
         request.extend_from_slice(&base.to_ne_bytes());
         request.extend_from_slice(&(path.len() as u32).to_ne_bytes());
         request.extend_from_slice(path);
         self.socket.write_all(&request).expect("ask");
-        let mut reply = [0_u8; 24];
-        self.socket.read_exact(&mut reply).expect("reply");
-        match i32::from_ne_bytes(reply[..4].try_into().expect("4")) {
-            0 => Ok((
-                u64::from_ne_bytes(reply[8..16].try_into().expect("8")),
-                u64::from_ne_bytes(reply[16..24].try_into().expect("8")),
-                u32::from_ne_bytes(reply[4..8].try_into().expect("4")),
-            )),
-            errno => Err(Errno::from_raw_os_error(errno)),
-        }
     }
 }
 
+fn word(reply: &[u8; 24]) -> Word {
+    match i32::from_ne_bytes(reply[..4].try_into().expect("4")) {
+        0 => Ok((
+            u64::from_ne_bytes(reply[8..16].try_into().expect("8")),
+            u64::from_ne_bytes(reply[16..24].try_into().expect("8")),
+            u32::from_ne_bytes(reply[4..8].try_into().expect("4")),
+        )),
+        errno => Err(Errno::from_raw_os_error(errno)),
+    }
+}
+
+/// What the child needs to set itself up.
+struct Setting<'a> {
+    kind: Kind,
+    folder: &'a Path,
+    socket: &'a UnixStream,
+    seed: u64,
+}
+
 /// The child: sets itself up, says hello, serves until the socket closes.
-fn live(kind: Kind, root: &Path, socket: &UnixStream, seed: u64) -> std::io::Result<()> {
-    unshare(CloneFlags::CLONE_NEWNS)?;
-    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)?;
-    mount(Some("tmpfs"), root, Some("tmpfs"), MsFlags::empty(), None::<&str>)?;
-    fs::create_dir(root.join("hostproc"))?;
-    bind(Path::new("/proc"), &root.join("hostproc"))?;
-    build_tree(root, &mut Random(seed))?;
+fn live(kind: Kind, folder: &Path, socket: &UnixStream, seed: u64) -> std::io::Result<()> {
+    // what other tests have open they may also remove
+    close_all_but_for_test(socket.as_raw_fd());
+    let setting = Setting { kind, folder, socket, seed };
+    private_mounts()?;
+    mount(Some("tmpfs"), folder, Some("tmpfs"), MsFlags::empty(), None::<&str>)?;
+    fs::create_dir(folder.join("hostproc"))?;
+    test_world::bind(Path::new("/proc"), &folder.join("hostproc"))?;
+    test_world::build_tree(folder, &mut Random(seed))?;
     match kind {
-        Kind::Process => {
-            mount_procfs(root, "proc")?;
-            enter(root, socket)
+        Kind::Process | Kind::HostRoot => {
+            mount_all_procfs(folder)?;
+            setting.enter(folder)
         }
-        Kind::HostRoot => {
-            std::env::set_current_dir(root)?;
-            serve(socket, own_tid()?, open_descriptors(Path::new("."))?)
+        Kind::CoveredRoot => {
+            mount_all_procfs(folder)?;
+            // a root that is the root of a mount, and one that is not
+            setting.enter(&if seed.is_multiple_of(2) { folder.to_owned() } else { folder.join("a") })
         }
         Kind::PidNamespace => in_pid_namespace(|| {
-            mount_procfs(root, "proc")?;
-            enter(root, socket)
+            mount_all_procfs(folder)?;
+            setting.enter(folder)
         }),
         Kind::NestedPidNamespaces => in_pid_namespace(|| {
-            mount_procfs(root, "outerproc")?;
+            test_world::mount_procfs(folder, "outerproc")?;
             in_pid_namespace(|| {
-                mount_procfs(root, "proc")?;
-                wait_for(fork_for_test(|| i32::from(enter(root, socket).is_err())))
+                mount_all_procfs(folder)?;
+                wait_for(fork_for_test(|| i32::from(setting.enter(folder).is_err())))
             })
         }),
-        Kind::Thread => {
-            mount_procfs(root, "proc")?;
-            let jail = root.join("a");
-            mount_procfs(&jail, "proc")?;
+        Kind::Thread | Kind::ThreadWithDescriptors => {
+            mount_all_procfs(folder)?;
             std::thread::scope(|scope| {
                 let served = scope.spawn(|| {
                     unshare(CloneFlags::CLONE_FS)?;
-                    enter(&jail, socket)
+                    setting.enter(&folder.join("a"))
                 });
                 served.join().map_err(|_| std::io::Error::other("thread"))?
             })
         }
     }
+}
+
+fn private_mounts() -> std::io::Result<()> {
+    unshare(CloneFlags::CLONE_NEWNS)?;
+    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)?;
+    Ok(())
+}
+
+/// The procfs of this pid namespace, also in directories that may be a root.
+fn mount_all_procfs(root: &Path) -> std::io::Result<()> {
+    ["proc", "a/proc", "b/proc", "o/proc"].iter().try_for_each(|name| test_world::mount_procfs(root, name))
 }
 
 /// Runs `work` in a child that is the first process of a new pid namespace.
@@ -312,14 +244,65 @@ fn own_tid() -> std::io::Result<u32> {
     number.ok_or_else(|| std::io::Error::other("thread-self"))
 }
 
-fn enter(root: &Path, socket: &UnixStream) -> std::io::Result<()> {
-    let tid = own_tid()?;
-    let mut descriptors = open_descriptors(root)?;
-    // a directory above the root to come: an escape that `..` must follow like the kernel does
-    descriptors.push(fs::File::open(root.join(".."))?.into_raw_fd());
-    std::os::unix::fs::chroot(root)?;
-    std::env::set_current_dir("/")?;
-    serve(socket, tid, descriptors)
+/// Another process: its own mount namespace, chrooted to `root`, in a directory that was deleted. Its numbers in both pid namespaces.
+fn start_neighbour(root: &Path) -> std::io::Result<(TestChild, [u32; 2])> {
+    let (mut ours, theirs) = UnixStream::pair()?;
+    let root = root.to_owned();
+    let child = fork_for_test(move || {
+        let settle = || -> std::io::Result<()> {
+            private_mounts()?;
+            let tid = own_tid()?;
+            std::os::unix::fs::chroot(&root)?;
+            fs::create_dir("/gone")?;
+            std::env::set_current_dir("/gone")?;
+            fs::remove_dir("/gone")?;
+            (&theirs).write_all(&tid.to_ne_bytes())?;
+            (&theirs).read_exact(&mut [0])
+        };
+        i32::from(settle().is_err())
+    });
+    let mut word = [0; 4];
+    ours.read_exact(&mut word)?;
+    // it lives for as long as this socket
+    let _ = ours.into_raw_fd();
+    let inner = child.pid();
+    Ok((child, [u32::from_ne_bytes(word), inner]))
+}
+
+impl Setting<'_> {
+    /// Makes `root` the root, unless the target keeps the host's, and serves.
+    fn enter(&self, root: &Path) -> std::io::Result<()> {
+        let tid = own_tid()?;
+        let (_neighbour, neighbours) = start_neighbour(&root.join("a"))?;
+        let mut descriptors = open_descriptors(root)?;
+        // a directory above the root to come: an escape that `..` must follow like the kernel does
+        descriptors.push(fs::File::open(root.join(".."))?.into_raw_fd());
+        let family = [tid, std::process::id()].into_iter().chain(neighbours).collect();
+        let seed = self.seed ^ 0x9e37_79b9_7f4a_7c15;
+        let mut paths = PathMaker::new(seed, self.folder, family)?;
+        if self.kind == Kind::ThreadWithDescriptors {
+            unshare(CloneFlags::CLONE_FILES)?;
+            // from now on these numbers mean something else to the other threads
+            replace_descriptor_for_test(descriptors[2], descriptors[1])?;
+            replace_descriptor_for_test(descriptors[0], descriptors[3])?;
+        }
+        if self.kind == Kind::HostRoot {
+            std::env::set_current_dir(root)?;
+        } else {
+            std::os::unix::fs::chroot(root)?;
+            std::env::set_current_dir("/")?;
+        }
+        if self.kind == Kind::CoveredRoot {
+            descriptors.extend(test_world::cover_root()?.into_iter().map(IntoRawFd::into_raw_fd));
+        }
+        paths.set_descriptors(&descriptors);
+        let places = descriptors.iter().copied().filter(|fd| is_directory(*fd)).collect();
+        Server { kind: self.kind, home: descriptors[0], places, paths }.serve(self.socket, tid, &descriptors)
+    }
+}
+
+fn is_directory(fd: i32) -> bool {
+    rustix::fs::openat(borrow_for_test(fd), ".", OFlags::PATH, Mode::empty()).is_ok()
 }
 
 fn open_descriptors(root: &Path) -> std::io::Result<Vec<i32>> {
@@ -339,7 +322,7 @@ fn open_descriptors(root: &Path) -> std::io::Result<Vec<i32>> {
         fs::File::open(root)?.into_raw_fd(),
         fs::File::open(root.join("a"))?.into_raw_fd(),
         fs::File::open(root.join("b")).or_else(|_| fs::File::open(root.join("a/a")))?.into_raw_fd(),
-        fs::File::open(root.join("f"))?.into_raw_fd(),
+        fs::File::open(root.join("f")).or_else(|_| fs::File::open(root.join("a/f")))?.into_raw_fd(),
         deleted.into_raw_fd(),
         pipe.into_raw_fd(),
     ];
@@ -347,40 +330,106 @@ fn open_descriptors(root: &Path) -> std::io::Result<Vec<i32>> {
     Ok(descriptors)
 }
 
-fn serve(mut socket: &UnixStream, tid: u32, descriptors: Vec<i32>) -> std::io::Result<()> {
-    socket.write_all(&tid.to_ne_bytes())?;
-    socket.write_all(&(descriptors.len() as u32).to_ne_bytes())?;
-    for descriptor in descriptors {
-        socket.write_all(&descriptor.to_ne_bytes())?;
+/// What the child is while it serves.
+struct Server {
+    kind: Kind,
+    /// Its usual root.
+    home: i32,
+    /// Its descriptors of directories.
+    places: Vec<i32>,
+    paths: PathMaker,
+}
+
+impl Server {
+    fn serve(&mut self, mut socket: &UnixStream, tid: u32, descriptors: &[i32]) -> std::io::Result<()> {
+        socket.write_all(&tid.to_ne_bytes())?;
+        socket.write_all(&(descriptors.len() as u32).to_ne_bytes())?;
+        for descriptor in descriptors {
+            socket.write_all(&descriptor.to_ne_bytes())?;
+        }
+        let mut head = [0_u8; 9];
+        while socket.read_exact(&mut head).is_ok() {
+            let base = i32::from_ne_bytes(head[1..5].try_into().unwrap_or_default());
+            let mut path = vec![0; u32::from_ne_bytes(head[5..].try_into().unwrap_or_default()) as usize];
+            socket.read_exact(&mut path)?;
+            if head[0] == BATCH {
+                let state = self.stir()?;
+                let body = self.answers(base);
+                socket.write_all(&[state])?;
+                socket.write_all(&(body.len() as u32).to_ne_bytes())?;
+                socket.write_all(&body)?;
+            } else {
+                socket.write_all(&act(head[0], base, &path))?;
+            }
+        }
+        Ok(())
     }
-    let mut head = [0_u8; 9];
-    while socket.read_exact(&mut head).is_ok() {
-        let base = i32::from_ne_bytes(head[1..5].try_into().unwrap_or_default());
-        let mut path = vec![0; u32::from_ne_bytes(head[5..].try_into().unwrap_or_default()) as usize];
-        socket.read_exact(&mut path)?;
-        socket.write_all(&act(head[0], base, &path))?;
+
+    fn answers(&mut self, count: i32) -> Vec<u8> {
+        let mut body = Vec::new();
+        for _ in 0..count {
+            let Asked { what, base, path } = self.paths.next();
+            body.push(what);
+            body.extend_from_slice(&base.to_ne_bytes());
+            body.extend_from_slice(&(path.len() as u32).to_ne_bytes());
+            body.extend_from_slice(&path);
+            body.extend_from_slice(&act(what, base, &path));
+        }
+        body
     }
-    Ok(())
+
+    /// Goes somewhere else, sometimes under another root, and has an overlay copy a file up.
+    fn stir(&mut self) -> std::io::Result<u8> {
+        let mut state = 0;
+        if !matches!(self.kind, Kind::HostRoot | Kind::CoveredRoot) {
+            rustix::process::fchdir(borrow_for_test(self.home))?;
+            std::os::unix::fs::chroot(".")?;
+            if self.paths.random.one_in(4) {
+                let root = self.paths.random.pick(&["a", "b", "c", "a/a/b", "b/a", "o", "gone"]);
+                if root == "gone" {
+                    fs::create_dir(root)?;
+                }
+                if std::os::unix::fs::chroot(root).is_ok() {
+                    state |= OTHER_ROOT;
+                }
+                if root == "gone" {
+                    fs::remove_dir(root)?;
+                }
+            }
+            let file = self.paths.random.pick(&test_world::OVERLAY_FILES);
+            // a thread has other files below its root
+            let _ = fs::OpenOptions::new().append(true).open(file).map(|mut file| file.write_all(b"x"));
+        }
+        let place = self.places[self.paths.random.next(self.places.len())];
+        rustix::process::fchdir(borrow_for_test(place))?;
+        let deeper = self.paths.random.pick(&[".", "a", "b/a", "o/a", "a/a/b", "proc/self", ".."]);
+        let _ = std::env::set_current_dir(deeper);
+        let here = rustix::fs::open(".", OFlags::PATH, Mode::empty())?;
+        if self.paths.random.one_in(6) && fs::create_dir("gone").is_ok() {
+            std::env::set_current_dir("gone")?;
+            rustix::fs::unlinkat(&here, "gone", AtFlags::REMOVEDIR)?;
+        }
+        if rustix::fs::stat(".")?.st_nlink == 0 {
+            state |= IN_DELETED;
+        }
+        Ok(state)
+    }
 }
 
 /// One request in the target: the kernel's own word.
 fn act(what: u8, base: i32, path: &[u8]) -> [u8; 24] {
     let mut reply = [0_u8; 24];
     let path = Path::new(std::ffi::OsStr::from_bytes(path));
-    let opened = rustix_base(base, |base| {
+    let examined = rustix_base(base, |base| {
         let flags = match what {
+            LOOK_UP_BASE => return rustix::fs::statat(base, c"", AtFlags::EMPTY_PATH),
             LOOK_UP_FOLLOWING => OFlags::PATH,
             LOOK_UP_LINK => OFlags::PATH | OFlags::NOFOLLOW,
-            CREATE => OFlags::WRONLY | OFlags::CREATE | OFlags::NONBLOCK,
-            _ => OFlags::PATH | OFlags::DIRECTORY,
+            _ => OFlags::WRONLY | OFlags::CREATE | OFlags::NONBLOCK,
         };
-        let fd = rustix::fs::openat(base, path, flags, Mode::RWXU)?;
-        if what == CHANGE_DIRECTORY {
-            rustix::process::fchdir(&fd)?;
-        }
-        rustix::fs::fstat(&fd)
+        rustix::fs::fstat(rustix::fs::openat(base, path, flags, Mode::RWXU)?)
     });
-    match opened {
+    match examined {
         Ok(status) => {
             reply[4..8].copy_from_slice(&status.st_mode.to_ne_bytes());
             reply[8..16].copy_from_slice(&status.st_dev.to_ne_bytes());
@@ -392,7 +441,7 @@ fn act(what: u8, base: i32, path: &[u8]) -> [u8; 24] {
 }
 
 /// Uses a descriptor that this process is known to hold, or the working directory.
-fn rustix_base<T>(base: i32, work: impl FnOnce(BorrowedFd<'_>) -> Result<T, Errno>) -> Result<T, Errno> {
+pub fn rustix_base<T>(base: i32, work: impl FnOnce(BorrowedFd<'_>) -> Result<T, Errno>) -> Result<T, Errno> {
     if base == -100 {
         return work(rustix::fs::CWD);
     }

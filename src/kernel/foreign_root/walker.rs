@@ -20,11 +20,16 @@ use crate::kernel::foreign_root::fast_path;
 use crate::kernel::foreign_root::magic_links;
 use crate::kernel::foreign_root::magic_links::Link;
 use crate::kernel::foreign_root::object::Identity;
+use crate::kernel::foreign_root::roof;
+use crate::kernel::foreign_root::roof::Above;
 
 /// Most symbolic links in one resolution (`MAXSYMLINKS`, path_resolution(7)).
 const MAX_SYMBOLIC_LINKS: u32 = 40;
 /// Longest path with its NUL (`PATH_MAX`).
 const PATH_MAX: usize = 4096;
+
+/// How a path gets to what is mounted over the root.
+const PATH_OF_ROOF: &[u8] = b"/..";
 
 /// A directory on the way: the task's root, or one that was opened.
 pub(super) enum Place<'task> {
@@ -151,19 +156,22 @@ impl<'task> Walk<'task> {
     /// `..`: up, but never above the task's root.
     fn up(&mut self) -> Result<(), ResolveError> {
         self.task.note_search(self.here.as_fd(), None)?;
-        if matches!(self.here, Place::Root(_)) || Identity::of(self.here.as_fd())? == self.task.root_identity()? {
-            self.known = Some(Vec::new());
-            return Ok(());
-        }
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let above = rustix::fs::openat(self.here.as_fd(), c"..", flags, Mode::empty())
-            .map_err(|errno| ResolveError::of_lookup("open a parent directory", errno))?;
-        self.here = Place::Opened(above);
-        self.known = self.known.take().and_then(|mut path| {
-            let slash = path.iter().rposition(|byte| *byte == b'/')?;
-            path.truncate(slash);
-            Some(path)
-        });
+        let (above, known) = match roof::above(self.task, &self.here)? {
+            Above::Root => (Place::Root(self.task.root()), Some(Vec::new())),
+            Above::Roof(roof) => (Place::Opened(roof), Some(PATH_OF_ROOF.to_vec())),
+            Above::Parent(parent) => {
+                let known = self.known.take().and_then(|mut path| {
+                    let slash = path.iter().rposition(|byte| *byte == b'/')?;
+                    path.truncate(slash);
+                    // what lies above the names that are known may be mounted over the root
+                    let is_root = !path.is_empty() || Identity::of(parent.as_fd()) == self.task.root_identity();
+                    Some(if is_root { path } else { PATH_OF_ROOF.to_vec() })
+                });
+                (Place::Opened(parent), known)
+            }
+        };
+        self.here = above;
+        self.known = known;
         Ok(())
     }
 

@@ -284,6 +284,25 @@ pub fn borrow_for_test(number: std::os::fd::RawFd) -> std::os::fd::BorrowedFd<'s
     unsafe { std::os::fd::BorrowedFd::borrow_raw(number) }
 }
 
+/// dup2(2): `number` means what `of` does from now on.
+#[cfg(test)]
+pub fn replace_descriptor_for_test(of: RawFd, number: RawFd) -> Result<(), Errno> {
+    // SAFETY: tests only; the caller opened both numbers, and nothing that owns `number` counts on what it means.
+    if unsafe { libc::dup2(of, number) } < 0 { Err(last_errno()) } else { Ok(()) }
+}
+
+/// Closes what a forked child inherited of other tests' descriptors: all from 3 on but `kept`.
+#[cfg(test)]
+pub fn close_all_but_for_test(kept: RawFd) {
+    let kept = kept.unsigned_abs();
+    for (first, last) in [(3, kept.saturating_sub(1)), (kept.saturating_add(1), u32::MAX)] {
+        if first <= last {
+            // SAFETY: tests only, in a child that uses none of the objects which own these descriptors and leaves by _exit(2).
+            unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
+        }
+    }
+}
+
 /// Forks a child that has mkdirat(2) handed to a listener while it runs `work`; returns the child and the listener.
 #[cfg(test)]
 pub fn notified_for_test(filter_flags: u64, work: impl FnOnce() -> i32) -> (TestChild, OwnedFd) {

@@ -467,3 +467,86 @@ fn databases_that_a_new_policy_adds_begin_as_they_are() {
     story.writes("/opt/users", "one\ntwo\n").fanotify("users", 0);
     assert_eq!(told(&story.waits(1000)), ["Observed: database_changed  (content) by nobody [content] 0/0"]);
 }
+
+/// What the audit log tells of process `pid` that wanted to write to `/etc/passwd`.
+fn refusal(pid: Option<u32>, exe: &str) -> crate::kernel::audit_netlink::Refusal {
+    crate::kernel::audit_netlink::Refusal {
+        domain: 1,
+        maker: Some(1),
+        maker_exe: None,
+        blockers: vec!["fs.write_file".to_owned()],
+        path: Some(b"/etc/passwd".to_vec()),
+        inode: None,
+        caller: pid.map(|pid| crate::kernel::audit_netlink::Caller {
+            pid,
+            parent: 1,
+            architecture: 0xc000_003e,
+            number: 257,
+            exit: -13,
+            effective_uid: 5,
+            effective_gid: 6,
+            login_uid: None,
+            exe: Some(exe.as_bytes().to_vec()),
+            argv: vec![b"sh".to_vec(), b"-c".to_vec()],
+        }),
+    }
+}
+
+fn witness_words(event: &Event) -> Vec<&str> {
+    event.verdict.iter().flat_map(|verdict| verdict.witness.iter().map(String::as_str)).collect()
+}
+
+#[test]
+fn what_the_notifier_let_go_and_landlock_refused_is_one_finding() {
+    let mut story = Story::begin();
+    let shell = process(40, &[], &["sh"]);
+    story.starts(40).sees(&shell, Effect::Writes, Some("/etc/passwd"), Outcome::Allowed);
+    story.after(1);
+    let attempt = story.case.note_refusal(&refusal(Some(40), "/bin/sh"), at(story.now_ms)).expect("an attempt");
+    assert_eq!(witness_words(&attempt), ["landlock"]);
+    assert_eq!(attempt.verdict.as_ref().and_then(|verdict| verdict.errno.as_deref()), Some("EACCES"));
+    assert_eq!(attempt.operation.as_ref().map(|operation| operation.call.as_str()), Some("openat"));
+    assert_eq!(
+        attempt.incident.as_ref().map(|incident| incident.id),
+        story.attempts[0].incident.as_ref().map(|i| i.id)
+    );
+    // again: counted, not told one by one
+    assert_eq!(story.case.note_refusal(&refusal(Some(40), "/bin/sh"), at(story.now_ms)), None);
+    story.ends(40).after(2000);
+    let events = story.due();
+    let findings: Vec<&Event> = events.iter().filter(|event| event.kind == Kind::AccountFinding).collect();
+    let [finding] = findings.as_slice() else { panic!("{events:#?}") };
+    assert_eq!(witness_words(finding), ["notify", "landlock"]);
+    assert_eq!(finding.verdict.as_ref().map(|verdict| verdict.result), Some(Outcome::Blocked));
+    assert_eq!(finding.verdict.as_ref().and_then(|verdict| verdict.errno.as_deref()), Some("EACCES"));
+    let incident = finding.incident.as_ref().expect("incident");
+    assert_eq!((incident.attempts, incident.blocked), (1, 2));
+    assert_eq!(story.case.counts().blocked, 2);
+}
+
+#[test]
+fn a_refusal_that_nobody_else_saw_is_a_finding_and_a_process_that_is_gone_is_marked() {
+    let mut story = Story::begin();
+    story.case.note_refusal(&refusal(Some(41), "/tmp/evil"), at(story.now_ms)).expect("an attempt");
+    story.after(2000);
+    let events = story.due();
+    let finding = events.iter().find(|event| event.kind == Kind::AccountFinding).expect("a finding");
+    assert_eq!(witness_words(finding), ["landlock"]);
+    let actor = finding.actor.as_ref().expect("actor");
+    assert_eq!((actor.pid, actor.gone, actor.exe.as_deref(), actor.uid), (41, true, Some("/tmp/evil"), 5));
+    assert_eq!(actor.argv, ["sh", "-c"]);
+    // a task of which the log names nobody
+    let alone = story.case.note_refusal(&refusal(None, ""), at(story.now_ms)).expect("an attempt");
+    let actor = alone.actor.expect("actor");
+    assert_eq!((actor.pid, actor.gone), (0, true));
+}
+
+#[test]
+fn a_change_by_a_process_that_is_gone_has_its_number() {
+    let mut story = Story::begin();
+    story.writes("/etc/passwd", &format!("{PASSWD}{EVE}")).fanotify("passwd", 77).after(2000);
+    let events = story.due();
+    let finding = events.iter().find(|event| event.kind == Kind::AccountFinding).expect("a finding");
+    let actor = finding.actor.as_ref().expect("actor");
+    assert_eq!((actor.pid, actor.gone), (77, true));
+}

@@ -1,0 +1,189 @@
+//! The witness of Landlock: one thread for all containers reads the kernel's audit log, and tells each refusal to the case of the
+//! container that it happened in.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use std::time::Instant;
+
+use crate::config::KernelAudit;
+use crate::daemon::case_thread::OpenCase;
+use crate::daemon::registry::Guarded;
+use crate::daemon::service::Service;
+use crate::kernel::audit_netlink::AuditControl;
+use crate::kernel::audit_netlink::AuditError;
+use crate::kernel::audit_netlink::AuditLog;
+use crate::kernel::audit_netlink::Refusal;
+use crate::kernel::process;
+use crate::model::diagnostic::chain;
+use crate::model::workload::ContainerId;
+use crate::supervise::Recorder;
+use crate::supervise::moment::Moment;
+
+/// How often the thread looks whether it is to end.
+const WAIT: Duration = Duration::from_secs(1);
+/// Pause after the log could not be read.
+const FAILURE_PAUSE: Duration = Duration::from_secs(1);
+/// Losses and refusals outside containers are logged at most this often.
+const LOG_INTERVAL: Duration = Duration::from_secs(60);
+/// Most domains whose container is remembered.
+const MAX_DOMAINS: usize = 65_536;
+/// How far up a process's ancestors its container's init is looked for.
+const MAX_ANCESTORS: usize = 64;
+
+/// Reads until the worker is to end. Without the log, or with auditing off, one line says so: everything else goes on.
+pub fn run(service: &Service) {
+    let mut log = match AuditLog::join() {
+        Ok(log) => log,
+        Err(error) => {
+            tracing::warn!("what Landlock refuses is not witnessed: {}", chain(&error));
+            return;
+        }
+    };
+    if see_to_auditing(service.config.kernel_audit) {
+        service.cases.expect_refusals();
+    }
+    let mut watch = RefusalWatch { service, domains: HashMap::new(), lost: Told::default(), foreign: Told::default() };
+    while !service.stopping.load(Ordering::Acquire) {
+        match log.read(WAIT) {
+            Ok(refusals) => {
+                if !refusals.is_empty() {
+                    service.cases.expect_refusals();
+                }
+                refusals.iter().for_each(|refusal| watch.tell(refusal));
+            }
+            Err(error @ AuditError::Overflow) => watch.lost.log(|times| {
+                tracing::warn!("{} ({times} times)", chain(&error));
+            }),
+            Err(error) => {
+                tracing::error!("{}", chain(&error));
+                std::thread::sleep(FAILURE_PAUSE);
+            }
+        }
+    }
+}
+
+/// Switches kernel auditing on where it is off and the configuration lets us. Whether it is on then, as far as can be told.
+fn see_to_auditing(choice: KernelAudit) -> bool {
+    let control = AuditControl::open();
+    let status = control
+        .as_ref()
+        .map_err(|error| chain(error))
+        .and_then(|control| control.status().map_err(|error| chain(&error)).map(|status| (control, status)));
+    match status {
+        Ok((_, status)) if status.enabled => true,
+        Ok((_, _)) if choice == KernelAudit::Leave => {
+            tracing::warn!(
+                "what Landlock refuses is not witnessed while kernel auditing is off; the configuration leaves it as it is"
+            );
+            false
+        }
+        Ok((control, status)) => match control.switch_on() {
+            Ok(()) => {
+                let taken = if status.has_daemon {
+                    "the audit daemon takes its records"
+                } else {
+                    "some of its records go to the kernel log"
+                };
+                tracing::info!("kernel auditing was off and is on now, without rules; {taken}");
+                true
+            }
+            Err(error) => {
+                tracing::warn!("what Landlock refuses is not witnessed: {}", chain(&error));
+                false
+            }
+        },
+        Err(reason) => {
+            tracing::warn!(
+                "what Landlock refuses is witnessed only if kernel auditing is on, which cannot be told: {reason}"
+            );
+            true
+        }
+    }
+}
+
+/// Something that is logged now and then, with how often it happened.
+#[derive(Default)]
+struct Told {
+    times: u64,
+    last: Option<Instant>,
+}
+
+impl Told {
+    fn log(&mut self, write: impl FnOnce(u64)) {
+        self.times += 1;
+        if self.last.is_none_or(|last| last.elapsed() >= LOG_INTERVAL) {
+            write(std::mem::take(&mut self.times));
+            self.last = Some(Instant::now());
+        }
+    }
+}
+
+struct RefusalWatch<'a> {
+    service: &'a Service,
+    domains: HashMap<u64, ContainerId>,
+    lost: Told,
+    foreign: Told,
+}
+
+impl RefusalWatch<'_> {
+    fn tell(&mut self, refusal: &Refusal) {
+        let Some(guarded) = self.container_of(refusal) else {
+            self.foreign
+                .log(|times| tracing::debug!(domain = refusal.domain, times, "a refusal in no guarded container"));
+            return;
+        };
+        let Some(open) = guarded.open_case() else { return };
+        let now = Moment::now();
+        if let Some(event) = open.case.note_refusal(refusal, now)
+            && let Err(error) = open.record(event)
+        {
+            open.case.note_unrecorded(&error.reason);
+        }
+        open.poke();
+    }
+
+    /// Whose domain it is: the container for which it was found before, of the process that was refused, or of the one that made it.
+    fn container_of(&mut self, refusal: &Refusal) -> Option<Arc<Guarded>> {
+        if let Some(known) = self.domains.get(&refusal.domain).and_then(|id| self.service.registry.get(id)) {
+            return Some(known);
+        }
+        let caller = refusal.caller.as_ref();
+        let pids = [caller.map(|caller| caller.pid), caller.map(|caller| caller.parent), refusal.maker];
+        let all = self.service.registry.all();
+        let found = pids.into_iter().flatten().filter(|pid| *pid > 1).find_map(|pid| container_with(&all, pid))?;
+        if self.domains.len() >= MAX_DOMAINS {
+            self.domains.clear();
+        }
+        self.domains.insert(refusal.domain, found.id.clone());
+        Some(found)
+    }
+}
+
+/// The container that process `pid` belongs to: its init, what descends from it, or what shares its mount or pid namespace.
+fn container_with(all: &[Arc<Guarded>], pid: u32) -> Option<Arc<Guarded>> {
+    let init_of = |guarded: &Guarded| guarded.open_case().map_or(0, |open: Arc<OpenCase>| open.case.init());
+    let inits: Vec<(u32, &Arc<Guarded>)> =
+        all.iter().map(|guarded| (init_of(guarded), guarded)).filter(|(init, _)| *init != 0).collect();
+    if let Some((_, guarded)) = inits.iter().find(|(init, _)| *init == pid) {
+        return Some(Arc::clone(guarded));
+    }
+    for kind in ["mnt", "pid"] {
+        let Some(theirs) = namespace(&pid.to_string(), kind) else { continue };
+        if Some(theirs) == namespace("self", kind) {
+            continue;
+        }
+        if let Some((_, guarded)) = inits.iter().find(|(init, _)| namespace(&init.to_string(), kind) == Some(theirs)) {
+            return Some(Arc::clone(guarded));
+        }
+    }
+    let ancestors = process::ancestry(pid, MAX_ANCESTORS);
+    let descends = |init: u32| ancestors.iter().any(|ancestor| ancestor.pid == init);
+    inits.iter().find(|(init, _)| descends(*init)).map(|(_, guarded)| Arc::clone(guarded))
+}
+
+fn namespace(process: &str, kind: &str) -> Option<(u64, u64)> {
+    let status = rustix::fs::stat(format!("/proc/{process}/ns/{kind}")).ok()?;
+    Some((status.st_dev, status.st_ino))
+}
