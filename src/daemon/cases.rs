@@ -60,9 +60,7 @@ impl Cases {
         let root = ContainerRoot::of_process(record.pid).or_else(|| ContainerRoot::of_process(pid)).map(Arc::new);
         let open = match (guarded.open_case(), root) {
             (Some(open), Some(root)) if own => {
-                if let Err(error) = open.case.replace_root(root, record.pid) {
-                    tracing::error!(container = guarded.id.as_str(), "{}", chain(&error));
-                }
+                open.case.replace_root(root, record.pid);
                 open
             }
             (Some(open), _) if !own => return Ok(open),
@@ -75,7 +73,7 @@ impl Cases {
         Ok(open)
     }
 
-    /// Begins a case. Where the databases cannot be read it begins with none, so that its calls are answered all the same.
+    /// Begins a case. Without a root to read databases below it begins with none, so that its calls are answered all the same.
     fn begin(&self, guarded: &Guarded, root: Option<Arc<ContainerRoot>>) -> std::io::Result<Arc<OpenCase>> {
         let record = guarded.record();
         let identity = Identity {
@@ -84,20 +82,14 @@ impl Cases {
             init: record.pid,
             policy: guarded.policy.clone(),
         };
-        let again = root.clone();
-        let case = match root.map(|root| Case::new(identity.clone(), root)) {
-            Some(Ok(case)) => case,
-            failed => {
-                if let Some(Err(error)) = failed {
-                    tracing::error!(container = guarded.id.as_str(), "{}", chain(&error));
-                }
+        let root = match root {
+            Some(root) => root,
+            None => {
                 let _ = std::fs::create_dir(&self.nowhere);
-                let case = Case::new(identity, root_at(&self.nowhere)?).map_err(std::io::Error::other)?;
-                // refused again, but from now on calls are resolved in the right root
-                let _ = again.map(|root| case.replace_root(root, record.pid));
-                case
+                root_at(&self.nowhere)?
             }
         };
+        let case = Case::new(identity, root);
         let open = OpenCase::start(case, Arc::clone(&self.store), guarded.id.as_str())?;
         let kept = guarded.set_open_case(Arc::clone(&open));
         if !Arc::ptr_eq(&kept, &open) {
@@ -125,10 +117,8 @@ impl Cases {
             init: of_container.case.init(),
             policy: guarded.policy.clone(),
         };
-        let case = Case::new(identity, Arc::new(root)).inspect_err(|error| {
-            tracing::error!(container = guarded.id.as_str(), "an exec session sees other databases: {}", chain(error));
-        });
-        let open = OpenCase::start(case.ok()?, Arc::clone(&self.store), guarded.id.as_str()).ok()?;
+        let case = Case::new(identity, Arc::new(root));
+        let open = OpenCase::start(case, Arc::clone(&self.store), guarded.id.as_str()).ok()?;
         if let Some(watch) = self.watch() {
             watch.watch(&open);
         }

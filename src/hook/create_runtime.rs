@@ -110,7 +110,11 @@ fn case<'a>(config: &'a Config, options: &CreateRuntime, id: &ContainerId, state
     protection.reasons.extend(options.unwatched.as_ref().map(|calls| redact::printable(calls.as_bytes())));
     protection.reasons.extend(subject.problem.clone());
     protection.reasons.extend(policy_problem);
-    protection.reasons.extend(accounts.as_ref().err().cloned());
+    let (accounts, unreadable) = match accounts {
+        Ok((accounts, unreadable)) => (Some(accounts), unreadable),
+        Err(reason) => (None, vec![reason]),
+    };
+    protection.reasons.extend(unreadable);
     protection.reasons.extend(unwitnessed(&root));
     protection.reasons.extend(applied.ignored_annotation.as_ref().map(|value| {
         let value = redact::printable(value.as_bytes());
@@ -121,7 +125,7 @@ fn case<'a>(config: &'a Config, options: &CreateRuntime, id: &ContainerId, state
         source: source(&subject.workload),
         target: target(&subject.workload, &subject.bundle),
         parameters: parameters(&subject.own_spec, own_seccomp.as_deref()),
-        accounts: accounts.ok(),
+        accounts,
         protection,
         verdict: judge_creation(&applied, &subject.workload, &creator),
         creator,
@@ -280,13 +284,14 @@ fn root_directory(subject: &Subject, state: &State) -> PathBuf {
     subject.bundle.join(path)
 }
 
-/// The accounts below `root`, or one line why they cannot be told.
-fn accounts(root: &Path, databases: &[DatabasePath]) -> Result<AccountBaseline, String> {
+/// The accounts below `root` and a line for each database that cannot be read, or one line why none can be told.
+fn accounts(root: &Path, databases: &[DatabasePath]) -> Result<(AccountBaseline, Vec<String>), String> {
     let failed = |cause: String| format!("the accounts of root {} cannot be read: {cause}", root.display());
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let directory = rustix::fs::open(root, flags, Mode::empty()).map_err(|errno| failed(errno.to_string()))?;
-    let databases = baseline::snapshot(directory.as_fd(), databases).map_err(|error| failed(chain(&error)))?;
-    Ok(databases.baseline())
+    let databases = baseline::snapshot(directory.as_fd(), databases);
+    let unreadable = databases.unreadable().map(|(path, reason)| failed(format!("{path}: {reason}"))).collect();
+    Ok((databases.baseline(), unreadable))
 }
 
 fn source(workload: &Workload) -> Source {

@@ -27,7 +27,6 @@ use crate::model::policy::Applied;
 use crate::supervise::actor::Acting;
 use crate::supervise::attribution;
 use crate::supervise::attribution::Writer;
-use crate::supervise::baseline::BaselineError;
 use crate::supervise::container_root::ContainerRoot;
 use crate::supervise::finding;
 use crate::supervise::incident::Act;
@@ -84,7 +83,6 @@ struct State {
     /// First and last change told by fanotify since the databases were read.
     changed: Option<(Moment, Moment)>,
     writers: Vec<Writer>,
-    unreadable: bool,
     /// Somebody was let change the root of all processes.
     root_moves: bool,
     unrecorded: Option<(u64, String)>,
@@ -103,10 +101,8 @@ pub struct Case {
 
 impl Case {
     /// A case that begins with the databases as they are below `root`.
-    ///
-    /// # Errors
-    /// [`BaselineError`].
-    pub fn new(identity: Identity, root: Arc<ContainerRoot>) -> Result<Self, BaselineError> {
+    #[must_use]
+    pub fn new(identity: Identity, root: Arc<ContainerRoot>) -> Self {
         let root = Arc::new(RwLock::new(root));
         let surroundings = Box::new(LiveSurroundings { root: Arc::clone(&root) });
         Self::with_surroundings(identity, root, surroundings)
@@ -116,9 +112,9 @@ impl Case {
         identity: Identity,
         root: Arc<RwLock<Arc<ContainerRoot>>>,
         surroundings: Box<dyn Surroundings>,
-    ) -> Result<Self, BaselineError> {
+    ) -> Self {
         let watched: Arc<[DatabasePath]> = Arc::from(identity.policy.current().databases.as_slice());
-        let known = surroundings.snapshot(&watched)?;
+        let known = surroundings.snapshot(&watched);
         let policy = identity.policy.clone();
         let state = State {
             identity,
@@ -128,12 +124,11 @@ impl Case {
             remembered: VecDeque::new(),
             changed: None,
             writers: Vec::new(),
-            unreadable: false,
             root_moves: false,
             unrecorded: None,
             counts: Counts::default(),
         };
-        Ok(Self { root, surroundings, policy, reading: Mutex::new(()), state: Mutex::new(state) })
+        Self { root, surroundings, policy, reading: Mutex::new(()), state: Mutex::new(state) }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -142,19 +137,15 @@ impl Case {
 
     /// Goes on with another root directory and begins anew with the databases there: for a case that began with the bundle's
     /// root file system and learns the container's own root, mounts and all, when its listener comes.
-    ///
-    /// # Errors
-    /// [`BaselineError`]; the databases known before stay then.
-    pub fn replace_root(&self, root: Arc<ContainerRoot>, init: u32) -> Result<(), BaselineError> {
+    pub fn replace_root(&self, root: Arc<ContainerRoot>, init: u32) {
         let _one_at_a_time = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
         *self.root.write().unwrap_or_else(PoisonError::into_inner) = root;
         let watched: Arc<[DatabasePath]> = Arc::from(self.policy.current().databases.as_slice());
         self.state().identity.init = init;
-        let known = self.surroundings.snapshot(&watched)?;
+        let known = self.surroundings.snapshot(&watched);
         let mut state = self.state();
         state.known = known;
         state.watched = watched;
-        Ok(())
     }
 
     /// The container's root.
@@ -306,23 +297,14 @@ impl Case {
         let begun_anew = (policy.databases != *watched).then(|| self.surroundings.snapshot(&policy.databases));
         let mut state = self.state();
         let mut events = Vec::new();
-        let unexplained = match read {
-            Ok(after) => {
-                state.unreadable = false;
-                let mut unexplained = self.share_out(&mut state, &mut ended, &before, &after);
-                if ending == Ending::Yes {
-                    unexplained.retain(|change| after.get(&change.database).is_some());
-                }
-                state.known = after;
-                unexplained
-            }
-            Err(error) => {
-                let is_news = !std::mem::replace(&mut state.unreadable, true);
-                events.extend(is_news.then(|| finding::unreadable(&state.identity, &error, now)));
-                Vec::new()
-            }
-        };
-        if let Some(Ok(known)) = begun_anew {
+        let is_news = read.unreadable().count() > before.unreadable().count();
+        events.extend(is_news.then(|| finding::unreadable(&state.identity, &read, now)));
+        let mut unexplained = self.share_out(&mut state, &mut ended, &before, &read);
+        if ending == Ending::Yes {
+            unexplained.retain(|change| read.get(&change.database).is_some());
+        }
+        state.known = read;
+        if let Some(known) = begun_anew {
             state.known = known;
             state.watched = Arc::from(policy.databases.as_slice());
         }

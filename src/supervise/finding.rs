@@ -19,7 +19,6 @@ use crate::model::redact;
 use crate::supervise::account_tools;
 use crate::supervise::actor::Acting;
 use crate::supervise::attribution::Writer;
-use crate::supervise::baseline::BaselineError;
 use crate::supervise::case::Identity;
 use crate::supervise::incident::Act;
 use crate::supervise::incident::Sighting;
@@ -204,12 +203,13 @@ pub fn unrecorded(identity: &Identity, count: u64, reason: &str, now: Moment) ->
     event
 }
 
-/// That the databases cannot be read.
-pub fn unreadable(identity: &Identity, error: &BaselineError, now: Moment) -> Event {
+/// That some of the databases cannot be read.
+pub fn unreadable(identity: &Identity, databases: &Databases, now: Moment) -> Event {
+    let reasons: Vec<String> = databases.unreadable().map(|(path, reason)| format!("{path}: {reason}")).collect();
     let mut event = bare(identity, Kind::ProtectionDegraded, Severity::High, now);
     event.protection = Some(ProtectionChange {
-        what: "changes of accounts cannot be told".to_owned(),
-        reason: format!("{error}: {}", error.source),
+        what: "changes of some databases cannot be told".to_owned(),
+        reason: reasons.join("; "),
         remedy: None,
     });
     event

@@ -8,16 +8,12 @@ use crate::model::account::Databases;
 use crate::model::attempt::DatabasePath;
 use crate::supervise::actor::Acting;
 use crate::supervise::baseline;
-use crate::supervise::baseline::BaselineError;
 use crate::supervise::container_root::ContainerRoot;
 
 /// What a case needs from outside; the real one is the container's root and `/proc`.
 pub trait Surroundings: Send + Sync {
     /// The databases as they are.
-    ///
-    /// # Errors
-    /// [`BaselineError`].
-    fn snapshot(&self, databases: &[DatabasePath]) -> Result<Databases, BaselineError>;
+    fn snapshot(&self, databases: &[DatabasePath]) -> Databases;
 
     /// Goes on with the root directory of process `init` where that is another one by now: somebody called pivot_root(2).
     fn follow_root(&self, init: u32);
@@ -36,7 +32,7 @@ pub struct LiveSurroundings {
 }
 
 impl Surroundings for LiveSurroundings {
-    fn snapshot(&self, databases: &[DatabasePath]) -> Result<Databases, BaselineError> {
+    fn snapshot(&self, databases: &[DatabasePath]) -> Databases {
         let root = Arc::clone(&self.root.read().unwrap_or_else(PoisonError::into_inner));
         baseline::snapshot(root.as_fd(), databases)
     }

@@ -108,6 +108,9 @@ fn database(
         (None, Some(_)) => changes.push(whole("database_created", path, &[])),
         (Some(_), Some(_)) => {}
     }
+    if [before, after].into_iter().flatten().any(|database| database.unreadable.is_some()) {
+        return changes.push(whole("database_changed", path, &["unreadable"]));
+    }
     if [before, after].into_iter().flatten().any(|database| database.too_large) {
         return changes.push(whole("database_changed", path, &["too_large"]));
     }

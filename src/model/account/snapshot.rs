@@ -86,6 +86,8 @@ pub struct Database {
     pub content: Content,
     /// Whether it is of a known format but too large to be parsed.
     pub too_large: bool,
+    /// Why it could not be read; its content and length tell nothing then.
+    pub unreadable: Option<String>,
     /// Its permissions; `None` for content that is nowhere yet.
     pub permissions: Option<Permissions>,
 }
@@ -108,6 +110,19 @@ impl Database {
             digest: Sha256::digest(bytes).into(),
             content,
             too_large: too_large && Format::of(path) != Format::Other,
+            unreadable: None,
+            permissions: None,
+        }
+    }
+
+    /// One that is there and cannot be read.
+    fn unreadable(reason: &str) -> Self {
+        Self {
+            length: 0,
+            digest: Sha256::digest(reason.as_bytes()).into(),
+            content: Content::Whole,
+            too_large: false,
+            unreadable: Some(reason.to_owned()),
             permissions: None,
         }
     }
@@ -180,6 +195,16 @@ impl Databases {
             }
         }
         Self { files }
+    }
+
+    /// Adds a database, or a directory of databases, that cannot be read for `reason`.
+    pub fn add_unreadable(&mut self, path: &DatabasePath, reason: &str) {
+        self.files.insert(path.clone(), Arc::new(Database::unreadable(reason)));
+    }
+
+    /// The databases that could not be read, and why.
+    pub fn unreadable(&self) -> impl Iterator<Item = (&DatabasePath, &str)> {
+        self.files.iter().filter_map(|(path, database)| Some((path, database.unreadable.as_deref()?)))
     }
 
     /// Notes the permissions of a database that is present.

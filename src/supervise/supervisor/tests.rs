@@ -199,7 +199,7 @@ fn run_fully(mode: Mode, memory: Memory, begins: bool, options: Options, work: i
     applied.mode = mode;
     let policy = LivePolicy::new(applied);
     let identity = Identity { host: Host::default(), container, init: child.pid(), policy };
-    let case = Arc::new(Case::new(identity, Arc::new(ContainerRoot::new(container_root))).expect("case"));
+    let case = Arc::new(Case::new(identity, Arc::new(ContainerRoot::new(container_root))));
     let memory = Arc::new(memory);
     let origin = Origin { pid: child.pid(), session: None, ..Origin::default() };
     let recorder: Arc<dyn Recorder> = memory.clone();
