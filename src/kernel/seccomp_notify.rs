@@ -138,6 +138,17 @@ pub enum Delivery {
     TargetGone,
 }
 
+/// What became of a descriptor for the caller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Added {
+    /// It has this number there.
+    Number(i32),
+    /// There is no room for it in the caller's table (`EMFILE`): what the call is to fail with.
+    Refused(Errno),
+    /// Nobody waits for it any more.
+    TargetGone,
+}
+
 /// A seccomp listener descriptor.
 #[derive(Debug)]
 pub struct Listener {
@@ -245,23 +256,20 @@ impl Listener {
         }
     }
 
-    /// Answers notification `id` with a copy of `file` in the caller's table: the call returns its number there.
-    ///
-    /// The caller gets `EMFILE` where its own limit is reached. One step with `SECCOMP_ADDFD_FLAG_SEND` (Linux 5.14), so that a
-    /// caller that is gone has nothing left in its table.
+    /// Puts a copy of `file` into the table of the caller of notification `id`, who still waits for an answer: the number there is
+    /// to be it. In two steps, not one (`SECCOMP_ADDFD_FLAG_SEND`, Linux 5.14), so that `file` can be closed between them.
     ///
     /// # Errors
     /// [`ListenerError::Answer`].
-    pub fn inject(&self, id: u64, file: &OwnedFd, close_on_exec: bool) -> Result<Delivery, ListenerError> {
-        const SEND: u32 = 2;
+    pub fn add_descriptor(&self, id: u64, file: &OwnedFd, close_on_exec: bool) -> Result<Added, ListenerError> {
         const O_CLOEXEC: u32 = 0o2_000_000;
         let flags = if close_on_exec { O_CLOEXEC } else { 0 };
         loop {
-            match notify::add_fd(self.fd.as_fd(), id, file.as_fd(), SEND, flags) {
-                Ok(_) => return Ok(Delivery::Delivered),
-                Err(Errno::NOENT | Errno::INPROGRESS) => return Ok(Delivery::TargetGone),
+            match notify::add_fd(self.fd.as_fd(), id, file.as_fd(), 0, flags) {
+                Ok(number) => return Ok(Added::Number(number)),
+                Err(Errno::NOENT | Errno::INPROGRESS) => return Ok(Added::TargetGone),
                 Err(Errno::INTR) => {}
-                Err(errno @ (Errno::MFILE | Errno::NFILE)) => return self.answer(id, Answer::Errno(errno)),
+                Err(errno @ (Errno::MFILE | Errno::NFILE)) => return Ok(Added::Refused(errno)),
                 Err(source) => return Err(ListenerError::Answer { id, source }),
             }
         }

@@ -3,7 +3,7 @@
 //!
 //! Landlock grants and never denies (landlock(7)), so the seal grants all writing rights on every child of `/` except the
 //! directories that lead to a database, there on every child except the next step, and so on. A *sealed directory* (`/`, `/etc`)
-//! has no right of its own: nothing can be created, removed or renamed directly in it, while existing files in it, as
+//! has no right of its own but to make directories and sockets in it: nothing else can be created, removed or renamed directly in it, while existing files in it, as
 //! `/etc/hosts`, can still be written in place. Needs Landlock ABI 3 (Linux 6.2: LANDLOCK_ACCESS_FS_TRUNCATE).
 
 use std::collections::BTreeSet;
@@ -89,6 +89,12 @@ pub fn seal(databases: &[DatabasePath]) -> Result<(), SealError> {
         .map_err(SealError::Ruleset)?;
     let root = open_directory(AT_FDCWD, OsStr::new("/")).map_err(|source| list_error(Path::new("/"), source))?;
     let mut kept = BTreeSet::new();
+    // a directory or a socket is no database, wherever it is made; neither is a way to put another in a database's place, for
+    // that takes the right to remove or to refer, too
+    let harmless = AccessFs::MakeDir | AccessFs::MakeSock;
+    let ruleset = ruleset
+        .add_rule(PathBeneath::new(&root, harmless))
+        .map_err(|source| SealError::Grant { path: PathBuf::from("/"), source })?;
     let ruleset = grant_children(ruleset, root, Path::new("/"), &sealed, &mut kept)?;
     let status = grant_standard_streams(ruleset, &kept)
         .no_new_privs(false)

@@ -68,7 +68,7 @@ impl fmt::Display for DatabasePath {
 }
 
 /// Device and inode number: which file, whatever it is called (stat(2)).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ObjectId {
     /// `st_dev`.
     pub device: u64,

@@ -96,7 +96,7 @@ pub struct Group {
 }
 
 /// The table.
-pub const GROUPS: [Group; 12] = [
+pub const GROUPS: [Group; 13] = [
     Group {
         comment: "open for writing: any of O_WRONLY, O_RDWR, access mode 3, O_CREAT, O_TRUNC, O_TMPFILE; reading stays native",
         names: &["open"],
@@ -123,6 +123,11 @@ pub const GROUPS: [Group; 12] = [
         test: ArgumentTest::Always,
     },
     Group { comment: "a database is removed", names: &["unlink", "unlinkat"], test: ArgumentTest::Always },
+    Group {
+        comment: "a directory beside the databases is removed: the seal refuses it to the workload, the broker does it",
+        names: &["rmdir"],
+        test: ArgumentTest::Always,
+    },
     Group {
         comment: "a database is cut or made by path",
         names: &["truncate", "truncate64", "mknod", "mknodat"],
@@ -170,8 +175,8 @@ pub const GROUPS: [Group; 12] = [
         test: ArgumentTest::Always,
     },
     Group {
-        comment: "io_uring opens files past every seccomp filter",
-        names: &["io_uring_setup"],
+        comment: "io_uring opens files past every seccomp filter, and for acct the kernel itself appends to a file",
+        names: &["io_uring_setup", "acct"],
         test: ArgumentTest::Always,
     },
 ];

@@ -181,13 +181,6 @@ impl Ancestors {
         self.entries.first().map(|(database, _)| database)
     }
 
-    /// Whether the entry at `place` lies directly in one of the directories above the databases, the root among them.
-    #[must_use]
-    pub fn holds(&self, place: &Place) -> bool {
-        let above = self.entries.iter().filter_map(|(_, entry)| entry.object);
-        place.parent.is_some_and(|parent| self.root == Some(parent) || above.into_iter().any(|id| id == parent))
-    }
-
     /// Whether the object at `place` is the container's root itself.
     #[must_use]
     pub fn is_root(&self, place: &Place) -> bool {

@@ -116,7 +116,9 @@ impl Observer<'_> {
             Operation::Link { old, new } => self.link(old, new),
             Operation::MakeEntry { new } => {
                 let new = self.argument(new)?;
-                Ok(self.entry(Effect::Replaces, &new, Vec::new()).into_iter().collect())
+                // where a directory of databases is missing, a link there puts another in place
+                let missing = |new: &Argument| new.place.object.is_none().then(|| self.ancestor(new, &[])).flatten();
+                Ok(self.entry(Effect::Replaces, &new, Vec::new()).or_else(|| missing(&new)).into_iter().collect())
             }
             Operation::Unlink { path, directory: false } => {
                 let path = self.argument(path)?;
@@ -132,11 +134,15 @@ impl Observer<'_> {
             Operation::Unmount { path } => self.unmount(path),
             Operation::Execute { path, argv, pointer_bytes } => self.execute(path, argv, pointer_bytes),
             Operation::PivotRoot { new_root } => self.pivot_root(new_root),
-            Operation::IoUringSetup => Ok(vec![self.without_database(Effect::Bypasses, None, Vec::new())]),
+            // acct(2): the kernel appends a record with a name that a process chooses, whoever may write the file
+            Operation::IoUringSetup | Operation::Accounting { on: true } => {
+                Ok(vec![self.without_database(Effect::Bypasses, None, Vec::new())])
+            }
             // an empty directory holds no database, and chroot only changes how the caller's later paths are read
             Operation::Unlink { directory: true, .. }
             | Operation::OpenByHandle { .. }
             | Operation::OpenTree { clone: false, .. }
+            | Operation::Accounting { on: false }
             | Operation::ChangeRoot => Ok(Vec::new()),
         }
     }
@@ -285,7 +291,9 @@ impl Observer<'_> {
             return Ok(Vec::new()); // ENOENT
         }
         let alias = self.object(Effect::Aliases, &old, Vec::new());
-        Ok(alias.into_iter().chain(self.replaced(&old, &new, &[])).collect())
+        // a second name of a link, where a directory of databases is missing
+        let ancestor = if is_directory_or_link(&old.place) { self.ancestor(&new, &[]) } else { None };
+        Ok(alias.into_iter().chain(self.replaced(&old, &new, &[])).chain(ancestor).collect())
     }
 
     fn change(&self, object: ObjectArgument) -> SeenOrError {

@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 use crate::kernel::Errno;
 use crate::kernel::process::Facts;
+use crate::kernel::seccomp_notify::Added;
 use crate::kernel::seccomp_notify::Answer;
 use crate::kernel::seccomp_notify::ContinueReason;
 use crate::kernel::seccomp_notify::Delivery;
@@ -147,6 +148,8 @@ pub struct Supervisor {
     /// Deeds whose reply did not reach the caller: a signal cancelled its call, and it comes again.
     undelivered: VecDeque<Kept>,
     told_broken_broker: bool,
+    /// What a sealed workload was granted; `None` where it is not sealed, or where that was not seen.
+    granted: Option<sealed::Granted>,
 }
 
 impl Supervisor {
@@ -164,6 +167,7 @@ impl Supervisor {
             last_deed: None,
             undelivered: VecDeque::new(),
             told_broken_broker: false,
+            granted: None,
         }
     }
 
@@ -197,11 +201,27 @@ impl Supervisor {
     pub fn serve(&mut self, notification: &Notification) -> Result<Delivery, ListenerError> {
         let delivery = match self.handle(notification) {
             Reply::Answer(answer) => self.listener.answer(notification.id, answer)?,
-            Reply::Inject { file, close_on_exec } => self.listener.inject(notification.id, &file, close_on_exec)?,
+            Reply::Inject { file, close_on_exec } => self.inject(notification.id, file, close_on_exec)?,
             Reply::Later => Delivery::Delivered,
         };
         self.note_delivery(notification, delivery);
         Ok(delivery)
+    }
+
+    /// Puts `file` into the caller's table and lets every copy of ours go before the caller runs on: while one is open for writing
+    /// nobody can execute the file (execve(2), ETXTBSY).
+    fn inject(&mut self, id: u64, file: Arc<OwnedFd>, close_on_exec: bool) -> Result<Delivery, ListenerError> {
+        let number = match self.listener.add_descriptor(id, &file, close_on_exec)? {
+            Added::Number(number) => Answer::Value(i64::from(number)),
+            Added::Refused(errno) => Answer::Errno(errno),
+            Added::TargetGone => return Ok(Delivery::TargetGone),
+        };
+        // should the call come again, its descriptor is there already
+        if let Some(deed) = &mut self.last_deed {
+            deed.reply = Reply::Answer(number);
+        }
+        drop(file);
+        self.listener.answer(id, number)
     }
 
     /// Notes what became of an answer; needed only by callers of [`Supervisor::handle`] that answer themselves.
@@ -234,6 +254,8 @@ impl Supervisor {
         let policy = self.case.policy();
         if is_first_execve {
             self.learn_session(notification, &decoded, now);
+            let look_around = || sealed::Granted::look_around(self.case.root().as_ref(), &policy.databases);
+            self.granted = (self.origin.ground == Ground::Seal).then(look_around);
         }
         if policy.mode == Mode::Off {
             return Reply::let_go(ContinueReason::AuditOnly);

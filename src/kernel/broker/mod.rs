@@ -64,6 +64,9 @@ use message::Request;
 /// Longest message in either direction: an extended attribute's value (64 KiB, xattr(7)) as text, and room.
 const MAX_MESSAGE_BYTES: usize = 512 * 1024;
 
+/// How long a helper may take to close what it has handed over.
+const CLOSE_LIMIT: Duration = Duration::from_secs(10);
+
 /// Why a helper did not carry something out. The target's own failures are no errors: they are a [`Done::Failed`].
 #[derive(Debug, thiserror::Error)]
 pub enum BrokerError {
@@ -177,7 +180,10 @@ impl Helper {
     pub fn wait(&self, limit: Duration) -> Result<Done, BrokerError> {
         match self.receive(limit)? {
             (Reply::Done(value), None) => Ok(Done::Value(value)),
-            (Reply::Done(_), Some(descriptor)) => Ok(Done::Descriptor(descriptor)),
+            (Reply::Done(_), Some(descriptor)) => {
+                self.receive(CLOSE_LIMIT)?;
+                Ok(Done::Descriptor(descriptor))
+            }
             (Reply::Failed(errno), _) => Ok(Done::Failed(Errno::from_raw_os_error(errno))),
             (Reply::Again, _) => Ok(Done::Again),
             (Reply::Refused { step, errno }, _) => {

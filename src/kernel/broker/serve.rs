@@ -51,7 +51,12 @@ pub fn serve(socket: BorrowedFd<'_>) {
         }
         match hands.perform(&request.operation, descriptors) {
             Ok(Done::Value(value)) => answer(socket, &Reply::Done(value), None),
-            Ok(Done::Descriptor(opened)) => answer(socket, &Reply::Done(0), Some(&opened)),
+            Ok(Done::Descriptor(opened)) => {
+                answer(socket, &Reply::Done(0), Some(&opened));
+                drop(opened);
+                // no copy is left here: a file open for writing somewhere cannot be executed (execve(2), ETXTBSY)
+                answer(socket, &Reply::Done(0), None);
+            }
             Ok(Done::Again) => answer(socket, &Reply::Again, None),
             Ok(Done::Failed(errno)) | Err(errno) => answer(socket, &Reply::Failed(errno.raw_os_error()), None),
         }

@@ -134,6 +134,7 @@ impl Planner<'_> {
             | Operation::PivotRoot { .. }
             | Operation::ChangeRoot
             | Operation::Execute { .. }
+            | Operation::Accounting { .. }
             | Operation::IoUringSetup => Ok(Plan::LetGo),
         }
     }

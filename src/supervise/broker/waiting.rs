@@ -9,6 +9,7 @@ use crate::kernel::Errno;
 use crate::kernel::broker::BrokerError;
 use crate::kernel::broker::Done;
 use crate::kernel::broker::Helper;
+use crate::kernel::seccomp_notify::Added;
 use crate::kernel::seccomp_notify::Answer;
 use crate::kernel::seccomp_notify::Listener;
 use crate::supervise::broker::CannotCarryOut;
@@ -51,7 +52,15 @@ fn wait(helper: &Helper, listener: &Listener, id: u64, close_on_exec: bool) {
         match helper.wait(STEP) {
             Err(BrokerError::Slow(_)) if listener.is_valid(id) => {}
             Err(BrokerError::Slow(_)) => return,
-            Ok(Done::Descriptor(file)) => break listener.inject(id, &file, close_on_exec),
+            Ok(Done::Descriptor(file)) => {
+                let added = listener.add_descriptor(id, &file, close_on_exec);
+                drop(file);
+                break match added {
+                    Ok(Added::Number(number)) => listener.answer(id, Answer::Value(i64::from(number))),
+                    Ok(Added::Refused(errno)) => listener.answer(id, Answer::Errno(errno)),
+                    Ok(Added::TargetGone) | Err(_) => return,
+                };
+            }
             Ok(Done::Value(value)) => break listener.answer(id, Answer::Value(value)),
             Ok(Done::Failed(errno)) => break listener.answer(id, Answer::Errno(errno)),
             // what was decided about is not there any more, or the helper is gone: as if interrupted by a signal

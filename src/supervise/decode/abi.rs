@@ -142,6 +142,7 @@ calls! {
     Symlinkat        "symlinkat"         266 266 304 36  331
     Unlink           "unlink"            87  87  10  -   10
     Unlinkat         "unlinkat"          263 263 301 35  328
+    Rmdir            "rmdir"             84  84  40  -   40
     Truncate         "truncate"          76  76  92  45  92
     Truncate64       "truncate64"        -   -   193 -   193
     Mknod            "mknod"             133 133 14  -   14
@@ -175,6 +176,7 @@ calls! {
     Execve           "execve"            59  520 11  221 11
     Execveat         "execveat"          322 545 358 281 387
     IoUringSetup     "io_uring_setup"    425 425 425 425 425
+    Acct             "acct"              163 163 51  89  51
 }
 
 #[cfg(test)]

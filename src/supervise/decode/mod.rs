@@ -147,6 +147,11 @@ pub enum Operation {
     },
     /// io_uring_setup.
     IoUringSetup,
+    /// acct.
+    Accounting {
+        /// Whether it is switched on: a null pointer switches it off.
+        on: bool,
+    },
 }
 
 /// A decoded call.
@@ -262,9 +267,11 @@ fn operation(call: Call, abi: Abi, [a, b, c, d, e, _]: [u64; 6]) -> Operation {
         Call::Mknodat => Operation::MakeEntry { new: entry_at(a, b) },
         Call::Unlink => Operation::Unlink { path: entry(a), directory: false },
         Call::Unlinkat => Operation::Unlink { path: entry_at(a, b), directory: word(c) & at::REMOVEDIR != 0 },
+        Call::Rmdir => Operation::Unlink { path: entry(a), directory: true },
         Call::PivotRoot => Operation::PivotRoot { new_root: followed(a) },
         Call::Chroot => Operation::ChangeRoot,
         Call::IoUringSetup => Operation::IoUringSetup,
+        Call::Acct => Operation::Accounting { on: a != 0 },
         Call::Execve => execute(followed(a), b, abi),
         Call::Execveat => execute(path_at(a, b, e), c, abi),
         Call::Mount | Call::MoveMount | Call::OpenTree | Call::Umount | Call::Umount2 => {

@@ -135,6 +135,9 @@ fn cases() -> Vec<(Call, [u64; 6], Operation)> {
         (Call::PivotRoot, [1, 2, 0, 0, 0, 0], Operation::PivotRoot { new_root: cwd(1, Last) }),
         (Call::Chroot, [1, 0, 0, 0, 0, 0], Operation::ChangeRoot),
         (Call::IoUringSetup, [8, 1, 0, 0, 0, 0], Operation::IoUringSetup),
+        (Call::Rmdir, [1, 0, 0, 0, 0, 0], Operation::Unlink { path: cwd(1, Entry), directory: true }),
+        (Call::Acct, [1, 0, 0, 0, 0, 0], Operation::Accounting { on: true }),
+        (Call::Acct, [0, 0, 0, 0, 0, 0], Operation::Accounting { on: false }),
     ]
 }
 

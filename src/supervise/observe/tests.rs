@@ -347,6 +347,13 @@ fn entries() {
     assert_eq!(link("/tmp/alias", "/tmp/x"), "Aliases /etc/passwd");
     assert_eq!(link("/tmp/new", "/etc/gshadow"), "Replaces /etc/gshadow proposed");
     assert_eq!(link("/tmp/new", "/tmp/x"), NOTHING);
+    // /run/userdb is not there: a link of that name puts databases in place
+    world.symlink("/tmp/elsewhere", "/tmp");
+    let path = |text: &str| world.text(text);
+    assert_eq!(world.told(Call::Link, &[path("/tmp/elsewhere"), path("/run/userdb")]), "ReplacesAncestor /run/userdb/");
+    assert_eq!(world.told(Call::Symlink, &[path("/tmp"), path("/run/userdb")]), "ReplacesAncestor /run/userdb/");
+    assert_eq!(world.told(Call::Acct, &[path("/etc/passwd")]), "Bypasses");
+    assert_eq!(world.told(Call::Acct, &[0]), NOTHING);
 
     assert_eq!(world.told(Call::Unlink, &[path("/etc/passwd")]), "Replaces /etc/passwd");
     assert_eq!(world.told(Call::Unlink, &[path("/tmp/alias")]), NOTHING); // the database stays
