@@ -47,6 +47,8 @@ pub struct Credentials {
     groups: Vec<u32>,
     capabilities: u64,
     umask: u32,
+    /// The ids are those of the helper since before it entered the user namespace, where they have no numbers.
+    is_brought_along: bool,
 }
 
 /// Where a thread lives: what a helper must enter before it acts for it.
@@ -58,6 +60,8 @@ pub struct Home {
     pub user: Option<OwnedFd>,
     /// Capabilities that anything there may have: the bounding set.
     pub capabilities: u64,
+    /// Ids that a helper must have before it enters the user namespace, because they have no numbers there.
+    pub brings: Option<Credentials>,
     identity: ((u64, u64), (u64, u64), u64),
 }
 
@@ -65,13 +69,8 @@ impl Home {
     /// Whether both are the same namespaces with the same bounds.
     #[must_use]
     pub fn is(&self, other: &Self) -> bool {
-        self.identity == other.identity
-    }
-
-    /// The same without its user namespace: for who is nobody there.
-    fn without_user(self) -> Self {
-        let (mount, _, capabilities) = self.identity;
-        Self { user: None, identity: (mount, (0, 0), capabilities), ..self }
+        let ids = |home: &Self| home.brings.as_ref().map(|brought| (brought.uid, brought.gid, brought.groups.clone()));
+        self.identity == other.identity && ids(self) == ids(other)
     }
 }
 
@@ -84,12 +83,29 @@ impl Credentials {
         let found = process::thread_credentials(tid)?;
         let home = home(tid, &found)?;
         if home.user.is_none() {
-            return Ok((Self::numbered(&found, &Some, &Some).unwrap_or_else(|| Self::of_nobody(&found)), home));
+            return Ok((Self::as_we_number(&found), home));
         }
         let (uids, gids) = (process::uid_map(tid)?, process::gid_map(tid)?);
         match Self::numbered(&found, &|id| uids.inside(id), &|id| gids.inside(id)) {
             Some(credentials) => Ok((credentials, home)),
-            None => Ok((Self::of_nobody(&found), home.without_user())),
+            // an id without a number inside cannot be taken on there: it is brought along
+            None => {
+                let credentials = Self { is_brought_along: true, ..Self::as_we_number(&found) };
+                Ok((credentials.clone(), Home { brings: Some(credentials), ..home }))
+            }
+        }
+    }
+
+    fn as_we_number(found: &ThreadCredentials) -> Self {
+        Self {
+            uid: found.effective_uid,
+            gid: found.effective_gid,
+            fs_uid: found.fs_uid,
+            fs_gid: found.fs_gid,
+            groups: found.groups.clone(),
+            capabilities: found.effective_capabilities,
+            umask: found.umask,
+            is_brought_along: false,
         }
     }
 
@@ -108,21 +124,8 @@ impl Credentials {
             groups: found.groups.iter().filter_map(|id| gid(*id)).collect(),
             capabilities: found.effective_capabilities,
             umask: found.umask,
+            is_brought_along: false,
         })
-    }
-
-    /// A thread that nobody is in its own user namespace: its capabilities reach no file there (user_namespaces(7),
-    /// "Capabilities"), so it is what its ids are to us.
-    fn of_nobody(found: &ThreadCredentials) -> Self {
-        Self {
-            uid: found.effective_uid,
-            gid: found.effective_gid,
-            fs_uid: found.fs_uid,
-            fs_gid: found.fs_gid,
-            groups: found.groups.clone(),
-            capabilities: 0,
-            umask: found.umask,
-        }
     }
 
     /// Whether capability number `bit` is effective (linux/capability.h).
@@ -143,10 +146,23 @@ impl Credentials {
     pub(super) fn wear(&self, ceiling: CapabilitySet) -> Result<(), (&'static str, Errno)> {
         let of = |step: &'static str| move |errno: Errno| (step, errno);
         set_capabilities(ceiling, ceiling).map_err(of("take capabilities up"))?;
+        if !self.is_brought_along {
+            self.take_ids_on(true)?;
+        }
+        rustix::process::umask(Mode::from_raw_mode(self.umask));
+        let effective = CapabilitySet::from_bits_retain(self.capabilities).intersection(ceiling);
+        set_capabilities(effective, ceiling).map_err(of("leave capabilities"))
+    }
+
+    /// Takes the ids and groups on; the real and saved ids too unless they are `kept`, to take others on later.
+    pub(super) fn take_ids_on(&self, keeps_real: bool) -> Result<(), (&'static str, Errno)> {
+        let of = |step: &'static str| move |errno: Errno| (step, errno);
+        let (uid, gid) = (Uid::from_raw(self.uid), Gid::from_raw(self.gid));
+        let (real_uid, real_gid) = if keeps_real { (None, None) } else { (Some(uid), Some(gid)) };
         let groups: Vec<Gid> = self.groups.iter().map(|id| Gid::from_raw(*id)).collect();
         rustix::thread::set_thread_groups(&groups).map_err(of("take groups on"))?;
-        rustix::thread::set_thread_res_gid(None, Gid::from_raw(self.gid), None).map_err(of("take a gid on"))?;
-        rustix::thread::set_thread_res_uid(None, Uid::from_raw(self.uid), None).map_err(of("take a uid on"))?;
+        rustix::thread::set_thread_res_gid(real_gid, gid, real_gid).map_err(of("take a gid on"))?;
+        rustix::thread::set_thread_res_uid(real_uid, uid, real_uid).map_err(of("take a uid on"))?;
         // both give the id before, and no error (setfsuid(2)): the file system ids follow the effective ones unless they differ
         if self.fs_gid != self.gid {
             nix::unistd::setfsgid(nix::unistd::Gid::from_raw(self.fs_gid));
@@ -154,9 +170,7 @@ impl Credentials {
         if self.fs_uid != self.uid {
             nix::unistd::setfsuid(nix::unistd::Uid::from_raw(self.fs_uid));
         }
-        rustix::process::umask(Mode::from_raw_mode(self.umask));
-        let effective = CapabilitySet::from_bits_retain(self.capabilities).intersection(ceiling);
-        set_capabilities(effective, ceiling).map_err(of("leave capabilities"))
+        Ok(())
     }
 }
 
@@ -184,5 +198,6 @@ fn home(tid: u32, credentials: &ThreadCredentials) -> Result<Home, CredentialErr
         user: (theirs != ours).then_some(user),
         mount,
         capabilities,
+        brings: None,
     })
 }

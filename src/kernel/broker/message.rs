@@ -15,6 +15,8 @@ pub struct Entrance {
     pub capabilities: u64,
     /// Whether a user namespace comes too.
     pub has_user: bool,
+    /// Ids to take on before entering it.
+    pub brings: Option<Credentials>,
 }
 
 /// Every later message.

@@ -126,7 +126,11 @@ impl Helper {
             .spawn()
             .map_err(BrokerError::Start)?;
         let helper = Self { socket, child, home };
-        let entrance = Entrance { capabilities: helper.home.capabilities, has_user: helper.home.user.is_some() };
+        let entrance = Entrance {
+            capabilities: helper.home.capabilities,
+            has_user: helper.home.user.is_some(),
+            brings: helper.home.brings.clone(),
+        };
         let namespaces: Vec<BorrowedFd<'_>> =
             [Some(&helper.home.mount), helper.home.user.as_ref()].into_iter().flatten().map(AsFd::as_fd).collect();
         helper.send(&entrance, &namespaces)?;

@@ -108,13 +108,19 @@ fn enter(entrance: &Entrance, namespaces: Vec<OwnedFd>) -> Result<(Hands, Capabi
     let mount = namespaces.next().ok_or(("find the mount namespace that it was sent", Errno::BADF))?;
     rustix::thread::move_into_link_name_space(mount.as_fd(), Some(LinkNameSpaceType::Mount))
         .map_err(of("enter the mount namespace"))?;
+    // from here on capabilities change only where it is said (capabilities(7), SECBIT_NO_SETUID_FIXUP)
+    rustix::thread::set_capabilities_secure_bits(CapabilitiesSecureBits::NO_SETUID_FIXUP)
+        .map_err(of("keep its capabilities"))?;
+    if let Some(ids) = &entrance.brings {
+        ids.take_ids_on(false)?;
+    }
     if entrance.has_user {
         let user = namespaces.next().ok_or(("find the user namespace that it was sent", Errno::BADF))?;
         rustix::thread::move_into_link_name_space(user.as_fd(), Some(LinkNameSpaceType::User))
             .map_err(of("enter the user namespace"))?;
     }
     rustix::process::fchdir(&own).map_err(of("change to /proc/self/fd"))?;
-    // from here on capabilities change only where it is said (capabilities(7), SECBIT_NO_SETUID_FIXUP)
+    // entering a user namespace sets them anew (user_namespaces(7), "Capabilities")
     rustix::thread::set_capabilities_secure_bits(CapabilitiesSecureBits::NO_SETUID_FIXUP)
         .map_err(of("keep its capabilities"))?;
     rustix::thread::set_no_new_privs(true).map_err(of("renounce new privileges"))?;
