@@ -346,7 +346,7 @@ fn events_that_are_wrong_are_refused() {
 }
 
 #[test]
-fn the_words_of_changes_are_the_published_ones() {
+fn the_words_of_changes_and_exits_are_the_published_ones() {
     let schema = schema();
     let published: BTreeSet<&str> = schema["$defs"]["change"]["properties"]["change"]["enum"]
         .as_array()
@@ -355,6 +355,8 @@ fn the_words_of_changes_are_the_published_ones() {
         .filter_map(Value::as_str)
         .collect();
     assert_eq!(published, acctguard::model::account::diff::KINDS.into_iter().collect());
+    let published = &schema["$defs"]["exit"]["properties"]["witness"]["enum"];
+    assert_eq!(*published, json!(Exit::WITNESSES));
 }
 
 /// `definition.property` for every property of every object in the schema.

@@ -142,6 +142,7 @@ impl Cases {
 
     /// Closes the case of `guarded`, if it is open. Everything it had to tell is recorded then, its root is let go.
     pub fn finish(&self, guarded: &Guarded) {
+        let _one_at_a_time = guarded.finishing();
         if self.refusals_are_read.load(Ordering::Relaxed) && guarded.open_case().is_some() {
             std::thread::sleep(AUDIT_LOG_DELAY);
         }

@@ -108,6 +108,7 @@ pub struct Guarded {
     ended: Condvar,
     listeners: Mutex<u32>,
     own_listener_ended: AtomicBool,
+    finishing: Mutex<()>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -126,7 +127,13 @@ impl Guarded {
             ended: Condvar::new(),
             listeners: Mutex::new(0),
             own_listener_ended: AtomicBool::new(false),
+            finishing: Mutex::new(()),
         }
+    }
+
+    /// Held while its case is closed: whoever records its exit waits until everything before it is told.
+    pub fn finishing(&self) -> MutexGuard<'_, ()> {
+        lock(&self.finishing)
     }
 
     /// What the store keeps.

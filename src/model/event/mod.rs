@@ -236,8 +236,13 @@ pub struct PolicyReference {
 /// How a container's process ended, as far as the runtime told.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Exit {
-    /// Who saw it: `poststop`, `listener`.
+    /// Who saw it, one of [`Exit::WITNESSES`].
     pub witness: String,
+}
+
+impl Exit {
+    /// The poststop hook; a listener that nobody uses any more; the init's process that is gone.
+    pub const WITNESSES: [&'static str; 3] = ["poststop", "listener", "process"];
 }
 
 /// Protection lost or regained.
