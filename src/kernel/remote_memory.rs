@@ -1,7 +1,10 @@
 //! Reading another process's memory, process_vm_readv(2): bounded, by pages, and worth nothing until the notification through
 //! which it was read is checked to be still valid.
 
+use std::io::BufRead;
+use std::io::BufReader;
 use std::io::IoSliceMut;
+use std::io::Read;
 
 use nix::sys::uio::RemoteIoVec;
 use nix::unistd::Pid;
@@ -15,6 +18,8 @@ pub const PATH_MAX: usize = 4096;
 pub const MAX_READ_BYTES: usize = 65_536;
 /// Smallest page of any architecture; a chunk never crosses such a boundary, so it never crosses a real one.
 const PAGE_BYTES: u64 = 4096;
+/// Most of a list of mappings that is looked at: far more than the 65,530 that a process may have (vm.max_map_count).
+const MAX_MAPS_BYTES: u64 = 16 * 1024 * 1024;
 /// First chunk of a path: most paths are shorter.
 const FIRST_CHUNK_BYTES: usize = 256;
 
@@ -39,6 +44,14 @@ pub enum ReadError {
         /// The limit.
         limit: usize,
     },
+    /// Mapped and readable for the thread itself, and for nobody else (memfd_secret(2), Linux 5.14).
+    #[error("memory of thread {tid} at {address:#x} is hidden from everybody else")]
+    Hidden {
+        /// Whose.
+        tid: u32,
+        /// Where.
+        address: u64,
+    },
     /// The thread is gone.
     #[error("thread {tid} is gone")]
     Gone {
@@ -57,6 +70,14 @@ pub enum ReadError {
 }
 
 impl ReadError {
+    /// A fault at `address`, or, where the thread itself has something readable there, that it is hidden.
+    fn or_hidden(self, address: u64) -> Self {
+        match self {
+            Self::Fault { tid, .. } if is_readable_for_itself(tid, address) => Self::Hidden { tid, address },
+            other => other,
+        }
+    }
+
     /// The same fault, told by the address that the caller asked for.
     fn at(self, address: u64) -> Self {
         if let Self::Fault { tid, .. } = self { Self::Fault { tid, address } } else { self }
@@ -81,6 +102,23 @@ impl<T> Unverified<T> {
     }
 }
 
+/// Whether a readable mapping of the thread covers `address` (proc_pid_maps(5)).
+fn is_readable_for_itself(tid: u32, address: u64) -> bool {
+    let Ok(maps) = std::fs::File::open(format!("/proc/{tid}/maps")) else { return false };
+    let mut lines = BufReader::new(maps.take(MAX_MAPS_BYTES)).lines();
+    lines.any(|line| line.is_ok_and(|line| covers(&line, address)))
+}
+
+/// `7f1c8000-7f1c9000 r--p …`
+fn covers(line: &str, address: u64) -> bool {
+    let mut words = line.split(' ');
+    let range = words.next().and_then(|range| range.split_once('-'));
+    let bounds =
+        range.and_then(|(start, end)| Some((u64::from_str_radix(start, 16).ok()?, u64::from_str_radix(end, 16).ok()?)));
+    let is_readable = words.next().is_some_and(|rights| rights.starts_with('r'));
+    is_readable && bounds.is_some_and(|(start, end)| (start..end).contains(&address))
+}
+
 /// Reads exactly `length` bytes.
 ///
 /// # Errors
@@ -93,7 +131,7 @@ pub fn read_bytes(tid: u32, address: u64, length: usize) -> Result<Unverified<Ve
     let mut done = 0_usize;
     while let Some(rest) = bytes.get_mut(done..).filter(|rest| !rest.is_empty()) {
         let from = address.checked_add(done as u64).ok_or(ReadError::Fault { tid, address })?;
-        done = done.saturating_add(read_once(tid, from, rest).map_err(|error| error.at(address))?);
+        done = done.saturating_add(read_once(tid, from, rest).map_err(|error| error.or_hidden(from).at(address))?);
     }
     Ok(Unverified(bytes))
 }
@@ -110,7 +148,7 @@ pub fn read_path(tid: u32, address: u64) -> Result<Unverified<Vec<u8>>, ReadErro
         let chunk = if done == 0 { FIRST_CHUNK_BYTES } else { PATH_MAX };
         let end = done.saturating_add(chunk.min(bytes_to_page_end(from))).min(PATH_MAX);
         let Some(room) = buffer.get_mut(done..end) else { break };
-        let read = read_once(tid, from, room).map_err(|error| error.at(address))?;
+        let read = read_once(tid, from, room).map_err(|error| error.or_hidden(from).at(address))?;
         if let Some(length) = room.iter().take(read).position(|byte| *byte == 0) {
             let path = buffer.get(..done.saturating_add(length)).unwrap_or_default().to_vec();
             return Ok(Unverified(path));
@@ -214,5 +252,21 @@ mod tests {
         for tid in [0, 0x7fff_fff0, u32::MAX] {
             assert!(matches!(read_path(tid, 4096), Err(ReadError::Gone { .. })), "{tid}");
         }
+    }
+
+    #[test]
+    fn mappings_are_told_by_their_lines() {
+        for (line, address, expected) in [
+            ("1000-2000 r--p 00000000 00:01 7 /secretmem (deleted)", 0x1fff, true),
+            ("1000-2000 r--p 00000000 00:01 7", 0x2000, false),
+            ("1000-2000 -w-p 00000000 00:01 7", 0x1000, false),
+            ("nonsense", 0, false),
+            ("", 0, false),
+        ] {
+            assert_eq!(covers(line, address), expected, "{line}");
+        }
+        let here = 7_u64;
+        assert!(is_readable_for_itself(std::process::id(), std::ptr::from_ref(&here) as u64));
+        assert!(!is_readable_for_itself(std::process::id(), 0));
     }
 }

@@ -110,7 +110,7 @@ impl<'a> LiveTarget<'a> {
                 ReadError::Fault { address, .. } => unreadable(address, Errno::FAULT),
                 ReadError::TooLong { address, .. } => unreadable(address, Errno::NAMETOOLONG),
                 ReadError::Gone { .. } => Err(TargetError::Gone),
-                ReadError::Refused { .. } => Err(TargetError::Unable(error.to_string())),
+                ReadError::Refused { .. } | ReadError::Hidden { .. } => Err(TargetError::Unable(error.to_string())),
             }),
         }
     }

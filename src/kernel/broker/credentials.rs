@@ -37,7 +37,7 @@ pub enum CredentialError {
     },
 }
 
-/// What file operations are checked against. Ids as the thread's own user namespace numbers them.
+/// What file operations are checked against. Ids as our user namespace numbers them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Credentials {
     uid: u32,
@@ -47,7 +47,7 @@ pub struct Credentials {
     groups: Vec<u32>,
     capabilities: u64,
     umask: u32,
-    /// The ids are those of the helper since before it entered the user namespace, where they have no numbers.
+    /// The helper has the ids since before it entered the thread's user namespace.
     is_brought_along: bool,
 }
 
@@ -60,7 +60,7 @@ pub struct Home {
     pub user: Option<OwnedFd>,
     /// Capabilities that anything there may have: the bounding set.
     pub capabilities: u64,
-    /// Ids that a helper must have before it enters the user namespace, because they have no numbers there.
+    /// Ids that a helper must have before it enters the user namespace.
     pub brings: Option<Credentials>,
     identity: ((u64, u64), (u64, u64), u64),
 }
@@ -85,15 +85,10 @@ impl Credentials {
         if home.user.is_none() {
             return Ok((Self::as_we_number(&found), home));
         }
-        let (uids, gids) = (process::uid_map(tid)?, process::gid_map(tid)?);
-        match Self::numbered(&found, &|id| uids.inside(id), &|id| gids.inside(id)) {
-            Some(credentials) => Ok((credentials, home)),
-            // an id without a number inside cannot be taken on there: it is brought along
-            None => {
-                let credentials = Self { is_brought_along: true, ..Self::as_we_number(&found) };
-                Ok((credentials.clone(), Home { brings: Some(credentials), ..home }))
-            }
-        }
+        // an id may have no number there, and groups may not be set there at all (user_namespaces(7), "/proc/pid/setgroups"): all are
+        // brought along
+        let credentials = Self { is_brought_along: true, ..Self::as_we_number(&found) };
+        Ok((credentials.clone(), Home { brings: Some(credentials), ..home }))
     }
 
     fn as_we_number(found: &ThreadCredentials) -> Self {
@@ -107,25 +102,6 @@ impl Credentials {
             umask: found.umask,
             is_brought_along: false,
         }
-    }
-
-    /// The credentials as another user namespace numbers them. `None` when an id has no number there.
-    fn numbered(
-        found: &ThreadCredentials,
-        uid: &dyn Fn(u32) -> Option<u32>,
-        gid: &dyn Fn(u32) -> Option<u32>,
-    ) -> Option<Self> {
-        Some(Self {
-            uid: uid(found.effective_uid)?,
-            gid: gid(found.effective_gid)?,
-            fs_uid: uid(found.fs_uid)?,
-            fs_gid: gid(found.fs_gid)?,
-            // one without a number inside cannot be taken on there
-            groups: found.groups.iter().filter_map(|id| gid(*id)).collect(),
-            capabilities: found.effective_capabilities,
-            umask: found.umask,
-            is_brought_along: false,
-        })
     }
 
     /// Whether capability number `bit` is effective (linux/capability.h).

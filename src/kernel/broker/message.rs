@@ -1,4 +1,4 @@
-//! What a helper is asked and what it answers. Paths are bytes; ids are those of the helper's user namespace.
+//! What a helper is asked and what it answers. Paths are bytes. Ids to be set (chown) are those of the target's user namespace.
 
 use std::os::fd::OwnedFd;
 
