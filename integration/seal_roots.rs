@@ -42,7 +42,9 @@ const CHANGE_ACCOUNTS: &str = r#"
         try("link over $path", unlink($path) && symlink("/tmp/forged", $path));
         (my $folder = $path) =~ s,/[^/]*$,,;
         try("move $folder", rename($folder, "/tmp/moved")) if $folder;
-        try("make $folder", mkdir($folder)) if $folder;
+        # a directory may be made, and holds no database
+        mkdir($folder) if $folder;
+        try("make $path", spill($path));
     }
     try("link at /etc", unlink("/etc") && symlink("/tmp", "/etc"));
     print "elsewhere works\n" if spill("/tmp/mine") && rename("/tmp/mine", "/tmp/yours") && mkdir("/mnt/folder");
