@@ -7,7 +7,7 @@ use crate::harness::machine::compiled;
 use crate::harness::node::{Node, Runtime, policy};
 
 /// Sequences of one run. Of those there are four.
-const SEQUENCES: u32 = 1_000;
+const SEQUENCES: u32 = 2_500;
 
 /// Sequences that are told in full when they differ.
 const SHOWN: usize = 12;

@@ -10,7 +10,7 @@ use crate::kernel::broker::Operation as Deed;
 use crate::kernel::broker::Subject;
 use crate::kernel::foreign_root::Base;
 use crate::kernel::foreign_root::Follow;
-use crate::kernel::foreign_root::Passed;
+use crate::kernel::foreign_root::Restrictions;
 use crate::supervise::argument::Argument;
 use crate::supervise::argument::OpenHow;
 use crate::supervise::broker::attributes;
@@ -112,7 +112,7 @@ impl Planner<'_> {
                     _ => (word(c), d),
                 };
                 broker::check_open_flags(word).or_else(fails_at_once)?;
-                self.refuse_trailing_slash(path, flags)?;
+                self.refuse_trailing_slash(path.base, path.pointer, flags, Restrictions::NONE)?;
                 self.open(&Argument::read(self.target, path)?, flags, word, mode)
             }
             Operation::OpenHow { base, pointer, how, how_bytes } => self.open_how(base, pointer, how, how_bytes),
@@ -261,11 +261,10 @@ impl Planner<'_> {
         handle(object)
     }
 
-    /// openat2(2). What it restricts, the kernel itself checks on the way; what it leads to is then the object decided about.
+    /// openat2(2). What it restricts is asked on the way to the object that was decided about.
     fn open_how(&self, base: Base, pointer: u64, how: u64, how_bytes: u64) -> PlanOrError {
         const O_PATH: u64 = 0o10_000_000;
         const O_DIRECTORY: u64 = 0o200_000;
-        const RESOLVE_BENEATH: u64 = 0x08;
         const RESOLVE_CACHED: u64 = 0x20;
         let how = OpenHow::read(self.target, how, how_bytes)?;
         let flags = OpenFlags::new(self.request.abi, how.flags);
@@ -274,27 +273,8 @@ impl Planner<'_> {
         if how.resolve & RESOLVE_CACHED != 0 {
             return fails_at_once(Errno::AGAIN);
         }
-        if how.resolve & RESOLVE_BENEATH != 0 && self.target.path(pointer)?.starts_with(b"/") {
-            return fails_at_once(Errno::XDEV);
-        }
-        if how.resolve == 0 {
-            let follow = if flags.follows() { Follow::Last } else { Follow::NoLast };
-            self.refuse_trailing_slash(PathArgument { base, pointer, empty_is_base: false, follow }, flags)?;
-        }
-        let argument = match how.argument(self.target, base, pointer, flags) {
-            // a restriction that stops the path earlier comes first
-            Err(error @ TargetError::Nowhere(_)) if how.resolve != 0 && !how.is_in_root() => {
-                let asked = self.target.path(pointer)?;
-                if !asked.is_empty() {
-                    self.target.check_restrictions(base, &asked, how.resolve, &Place::default())?;
-                }
-                return Err(error);
-            }
-            argument => argument?,
-        };
-        if how.resolve != 0 {
-            self.check_restrictions(base, &argument, how.resolve, flags)?;
-        }
+        self.refuse_trailing_slash(base, pointer, flags, Restrictions::new(how.resolve))?;
+        let argument = how.argument(self.target, base, pointer, flags)?;
         if how.flags & O_PATH == 0 {
             return self.open(&argument, flags, word(how.flags), how.mode);
         }
@@ -310,40 +290,22 @@ impl Planner<'_> {
         }
     }
 
-    /// fs/namei.c, `nd_jump_link` and `pick_link`: which links `RESOLVE_*` stop at. Paths through `/proc/self` mean another process
-    /// to us, so what is left of them is not asked of the kernel.
-    fn check_restrictions(
+    /// fs/namei.c, `lookup_fast_for_open`: with `O_CREAT` a name and a slash at the end of a path are EISDIR, whatever stands there.
+    fn refuse_trailing_slash(
         &self,
         base: Base,
-        argument: &Argument,
-        resolve: u64,
+        pointer: u64,
         flags: OpenFlags,
+        restrictions: Restrictions,
     ) -> Result<(), TargetError> {
-        const NO_XDEV: u64 = 0x01;
-        const NO_MAGICLINKS: u64 = 0x02;
-        const NO_SYMLINKS: u64 = 0x04;
-        const BENEATH_OR_IN_ROOT: u64 = 0x18;
-        let stops = |bits: u64| resolve & bits != 0;
-        let is_missing = argument.place.object.is_none();
-        match argument.place.passed {
-            Passed::Text => match self.target.check_restrictions(base, &argument.asked, resolve, &argument.place) {
-                Err(TargetError::Nowhere(Errno::NOENT)) if is_missing && flags.creates() => Ok(()),
-                checked => checked,
-            },
-            Passed::Jump if stops(NO_MAGICLINKS | NO_SYMLINKS) => fails_at_once(Errno::LOOP),
-            Passed::Jump if stops(BENEATH_OR_IN_ROOT | NO_XDEV) => fails_at_once(Errno::XDEV),
-            Passed::OwnProcess if stops(NO_SYMLINKS) => fails_at_once(Errno::LOOP),
-            Passed::OwnProcess if stops(NO_XDEV) => fails_at_once(Errno::XDEV),
-            Passed::Jump | Passed::OwnProcess => Ok(()),
-        }
-    }
-
-    /// fs/namei.c, `open_last_lookups`: with `O_CREAT` a trailing slash is EISDIR, whatever stands there.
-    fn refuse_trailing_slash(&self, path: PathArgument, flags: OpenFlags) -> Result<(), TargetError> {
-        if !flags.creates() || !self.target.path(path.pointer)?.ends_with(b"/") {
+        if !flags.creates() {
             return Ok(());
         }
-        Argument::read(self.target, PathArgument { follow: Follow::Entry, ..path })?;
+        let asked = self.target.path(pointer)?;
+        if !asked.ends_with(b"/") || last_word(&asked).is_some() {
+            return Ok(());
+        }
+        self.target.resolve_restricted(base, &asked, Follow::Entry, restrictions)?;
         fails(Errno::ISDIR)
     }
 
