@@ -166,17 +166,20 @@ impl Planner<'_> {
         !self.searches_everything && place.directory.as_deref().is_some_and(is_own)
     }
 
-    /// The directory and name of an entry that is made or removed. In a directory of the process's own in a procfs neither can be
+    /// The directory and name of an entry that is made or removed. What is there already is not made, whatever becomes of it
+    /// meanwhile: EEXIST comes before every permission but that to search (fs/namei.c, `filename_create`). In a directory of the process's own in a procfs neither can be
     /// done (fs/proc/fd.c has no operation for it), so it is said without a helper.
     pub fn entry(&self, path: PathArgument) -> Result<Entry, TargetError> {
         let argument = Argument::read(self.target, path)?;
         let place = &argument.place;
+        let removes = matches!(self.request.operation, Operation::Unlink { .. });
+        if !removes && place.object.is_some() {
+            return fails(Errno::EXIST);
+        }
         if self.is_for_the_process_alone(place) {
-            let removes = matches!(self.request.operation, Operation::Unlink { .. });
             let removes_directory = matches!(self.request.operation, Operation::Unlink { directory: true, .. });
             return fails(match &place.object {
                 None => Errno::NOENT,
-                Some(_) if !removes => Errno::EXIST,
                 Some(object) if removes_directory && object.kind != ObjectKind::Directory => Errno::NOTDIR,
                 Some(_) => Errno::PERM,
             });
