@@ -181,7 +181,7 @@ impl<'task> Walk<'task> {
     }
 
     /// `nd_jump_root`: a link whose text starts with a slash. A root that the kernel did not need before is another mount to it.
-    fn to_root(&mut self) -> Result<(), ResolveError> {
+    fn jump_to_root(&mut self) -> Result<(), ResolveError> {
         self.restrictions.check_absolute()?;
         if self.restrictions.keeps_to_mount() && !self.has_root {
             return Err(ResolveError::Answer(Errno::XDEV));
@@ -282,7 +282,7 @@ impl<'task> Walk<'task> {
         match magic_links::read(self.task, self.here.as_fd(), name, link.fd.as_fd())? {
             Link::Text(mut text) => {
                 if text.starts_with(b"/") {
-                    self.to_root()?;
+                    self.jump_to_root()?;
                 }
                 text.extend_from_slice(tail);
                 self.rest = text;

@@ -169,9 +169,12 @@ impl Target for World {
         if let Some(error) = &self.resolve_error {
             return Err(error.clone());
         }
-        let path = std::str::from_utf8(path).expect("test path");
+        let mut path = std::str::from_utf8(path).expect("test path");
+        if restrictions != Restrictions::NONE {
+            path = path.trim_start_matches('/');
+        }
         let full = match base {
-            _ if path.starts_with('/') && restrictions == Restrictions::NONE => path.to_owned(),
+            _ if path.starts_with('/') => path.to_owned(),
             Base::Descriptor(fd) => format!("{}/{path}", self.descriptors[&fd]),
             Base::Cwd | Base::Root => format!("/{path}"),
         };
