@@ -209,11 +209,10 @@ impl Planner<'_> {
         }
         if self.is_for_the_process_alone(&source.place) {
             let new = Argument::read(self.target, new)?.place;
-            return fails(match new.object {
-                Some(_) => Errno::EXIST,
-                None if new.name.len() > NAME_MAX => Errno::NAMETOOLONG,
-                None if new.slash => Errno::NOENT,
-                None => Errno::XDEV,
+            return fails(match new.name.len() {
+                length if length > NAME_MAX => Errno::NAMETOOLONG,
+                _ if new.slash => Errno::NOENT,
+                _ => Errno::XDEV,
             });
         }
         let source = Entry::of(&source)?;
