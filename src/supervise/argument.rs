@@ -3,6 +3,7 @@
 use crate::kernel::Errno;
 use crate::kernel::foreign_root::Base;
 use crate::kernel::foreign_root::Follow;
+use crate::kernel::foreign_root::Restrictions;
 use crate::supervise::decode::PathArgument;
 use crate::supervise::decode::flags::OpenFlags;
 use crate::supervise::target::Object;
@@ -74,14 +75,6 @@ pub struct OpenHow {
 }
 
 impl OpenHow {
-    const RESOLVE_IN_ROOT: u64 = 0x10;
-
-    /// Whether the directory that the path starts from is its root (`RESOLVE_IN_ROOT`).
-    #[must_use]
-    pub const fn is_in_root(&self) -> bool {
-        self.resolve & Self::RESOLVE_IN_ROOT != 0
-    }
-
     /// Reads it. Extensible, and checked as the kernel does (`copy_struct_from_user`): too small is EINVAL, larger than a page
     /// or with a tail that is not zero is E2BIG.
     ///
@@ -120,14 +113,11 @@ impl OpenHow {
         flags: OpenFlags,
     ) -> Result<Argument, TargetError> {
         let follow = if flags.follows() { Follow::Last } else { Follow::NoLast };
-        if !self.is_in_root() {
-            return Argument::read(target, PathArgument { base, pointer, empty_is_base: false, follow });
-        }
         let asked = target.path(pointer)?;
         if asked.is_empty() {
             return Err(TargetError::Nowhere(Errno::NOENT));
         }
-        let place = target.resolve_below(base, &asked, follow)?;
+        let place = target.resolve_restricted(base, &asked, follow, Restrictions::new(self.resolve))?;
         Ok(Argument { asked, place })
     }
 }

@@ -18,7 +18,6 @@ use rustix::fs::OFlags;
 use crate::kernel::foreign_root;
 use crate::kernel::foreign_root::Follow;
 use crate::kernel::foreign_root::Found;
-use crate::kernel::foreign_root::Passed;
 use crate::model::attempt::ObjectId;
 use crate::supervise::databases::RootView;
 use crate::supervise::live_target::object_of;
@@ -133,7 +132,6 @@ pub fn entry_in(directory: &Found, name: &[u8]) -> Place {
         parent: parent.map(|parent| ObjectId { device: parent.st_dev, inode: parent.st_ino }),
         directory: None,
         slash: false,
-        passed: Passed::Text,
         name: name.to_vec(),
         object: status.map(|status| Object {
             id: ObjectId { device: status.st_dev, inode: status.st_ino },

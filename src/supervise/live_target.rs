@@ -4,7 +4,6 @@
 //! all the time (`pitfalls.md` 14).
 
 use std::cell::OnceCell;
-use std::cell::RefCell;
 use std::io::Read;
 use std::os::fd::AsFd;
 use std::os::fd::AsRawFd;
@@ -23,9 +22,9 @@ use crate::kernel::foreign_root::Base;
 use crate::kernel::foreign_root::FileHandle;
 use crate::kernel::foreign_root::Follow;
 use crate::kernel::foreign_root::Found;
-use crate::kernel::foreign_root::Passed;
 use crate::kernel::foreign_root::ResolveError;
 use crate::kernel::foreign_root::Resolved;
+use crate::kernel::foreign_root::Restrictions;
 use crate::kernel::foreign_root::Searched;
 use crate::kernel::foreign_root::Task;
 use crate::kernel::pidfd;
@@ -55,21 +54,13 @@ pub struct LiveTarget<'a> {
     tid: u32,
     task: OnceCell<Task>,
     keeps_searched: bool,
-    searched_below: RefCell<Vec<Searched>>,
 }
 
 impl<'a> LiveTarget<'a> {
     /// The thread behind `notification`, which `listener` delivered.
     #[must_use]
     pub fn new(listener: &'a Listener, notification: &Notification) -> Self {
-        Self {
-            listener,
-            id: notification.id,
-            tid: notification.tid,
-            task: OnceCell::new(),
-            keeps_searched: false,
-            searched_below: RefCell::default(),
-        }
+        Self { listener, id: notification.id, tid: notification.tid, task: OnceCell::new(), keeps_searched: false }
     }
 
     /// The same; directories in which something is looked up are kept for [`LiveTarget::take_searched`].
@@ -81,9 +72,7 @@ impl<'a> LiveTarget<'a> {
     /// What was searched since the last time.
     #[must_use]
     pub fn take_searched(&self) -> Vec<Searched> {
-        let mut searched = self.task.get().map(Task::take_searched).unwrap_or_default();
-        searched.append(&mut self.searched_below.borrow_mut());
-        searched
+        self.task.get().map(Task::take_searched).unwrap_or_default()
     }
 
     fn task(&self) -> Result<&Task, TargetError> {
@@ -153,7 +142,6 @@ fn place_of(resolved: Resolved) -> Place {
         parent: resolved.parent_id.map(|(device, inode)| ObjectId { device, inode }),
         directory: resolved.parent.map(Arc::new),
         slash: resolved.trailing_slash,
-        passed: resolved.passed,
         name: resolved.name,
         object: resolved.object.map(object_of),
         path: resolved.path,
@@ -169,22 +157,15 @@ impl Target for LiveTarget<'_> {
         self.verified(remote_memory::read_path(self.tid, address))
     }
 
-    fn resolve(&self, base: Base, path: &[u8], follow: Follow) -> Result<Place, TargetError> {
-        let resolved = self.task()?.resolve(base, path, follow);
+    fn resolve_restricted(
+        &self,
+        base: Base,
+        path: &[u8],
+        follow: Follow,
+        restrictions: Restrictions,
+    ) -> Result<Place, TargetError> {
+        let resolved = self.task()?.resolve_restricted(base, path, follow, restrictions);
         self.valid(resolved)?.map(place_of).map_err(refused)
-    }
-
-    fn resolve_below(&self, base: Base, path: &[u8], follow: Follow) -> Result<Place, TargetError> {
-        let root = self.valid(self.found(base)?)?;
-        if !root.is_directory() {
-            return Err(TargetError::Nowhere(Errno::NOTDIR));
-        }
-        let below = self.task()?.below(root.fd).map_err(refused)?;
-        let resolved = below.resolve(Base::Root, path, follow);
-        self.searched_below.borrow_mut().extend(below.take_searched());
-        let place = self.valid(resolved)?.map(place_of).map_err(refused)?;
-        // "-EXDEV": not safe for a scoped look-up (fs/namei.c, `nd_jump_link`)
-        if place.passed == Passed::Jump { Err(TargetError::Nowhere(Errno::XDEV)) } else { Ok(place) }
     }
 
     fn object(&self, base: Base) -> Result<Object, TargetError> {
@@ -229,22 +210,6 @@ impl Target for LiveTarget<'_> {
             }
         }
         none()
-    }
-
-    fn check_restrictions(&self, base: Base, path: &[u8], resolve: u64, place: &Place) -> Result<(), TargetError> {
-        let restrictions = self.task()?.check_restrictions(base, path, resolve);
-        match self.valid(restrictions)?.map_err(refused)? {
-            found
-                if place
-                    .object
-                    .as_ref()
-                    .is_some_and(|object| object.id == ObjectId { device: found.device, inode: found.inode }) =>
-            {
-                Ok(())
-            }
-            // "the kernel could not ensure that a \"..\" component didn't escape": something moved
-            _ => Err(TargetError::Nowhere(Errno::AGAIN)),
-        }
     }
 
     fn is_own_process_directory(&self, directory: &OwnedFd) -> bool {

@@ -292,7 +292,8 @@ impl Observer<'_> {
         }
         let alias = self.object(Effect::Aliases, &old, Vec::new());
         // a second name of a link, where a directory of databases is missing
-        let ancestor = if is_directory_or_link(&old.place) { self.ancestor(&new, &[]) } else { None };
+        let is_second_name = is_directory_or_link(&old.place) && new.place.object.is_none();
+        let ancestor = if is_second_name { self.ancestor(&new, &[]) } else { None };
         Ok(alias.into_iter().chain(self.replaced(&old, &new, &[])).chain(ancestor).collect())
     }
 

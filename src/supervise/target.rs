@@ -12,7 +12,7 @@ use rustix::fs::Stat;
 use crate::kernel::Errno;
 use crate::kernel::foreign_root::Base;
 use crate::kernel::foreign_root::Follow;
-use crate::kernel::foreign_root::Passed;
+use crate::kernel::foreign_root::Restrictions;
 use crate::model::attempt::ObjectId;
 
 /// Kind of a file, as far as it matters.
@@ -103,8 +103,6 @@ pub struct Place {
     pub directory: Option<Arc<OwnedFd>>,
     /// Whether the path demanded a directory by a trailing slash.
     pub slash: bool,
-    /// What kind of links were followed on the way.
-    pub passed: Passed,
     /// Name of the last component, empty where there is none.
     pub name: Vec<u8>,
     /// What stands there; `None` when nothing does.
@@ -153,13 +151,21 @@ pub trait Target {
     ///
     /// # Errors
     /// [`TargetError::Nowhere`] when it leads nowhere for the process either, [`TargetError::Unable`] when we cannot tell.
-    fn resolve(&self, base: Base, path: &[u8], follow: Follow) -> Result<Place, TargetError>;
+    fn resolve(&self, base: Base, path: &[u8], follow: Follow) -> Result<Place, TargetError> {
+        self.resolve_restricted(base, path, follow, Restrictions::NONE)
+    }
 
-    /// Where `path` leads when `base` is its root (`RESOLVE_IN_ROOT`, openat2(2)).
+    /// Where `path` leads when it is looked up with `restrictions` (openat2(2)).
     ///
     /// # Errors
-    /// As [`Target::resolve`].
-    fn resolve_below(&self, base: Base, path: &[u8], follow: Follow) -> Result<Place, TargetError>;
+    /// As [`Target::resolve`]; [`TargetError::Nowhere`] with `ELOOP` or `EXDEV` where a restriction stops the walk.
+    fn resolve_restricted(
+        &self,
+        base: Base,
+        path: &[u8],
+        follow: Follow,
+        restrictions: Restrictions,
+    ) -> Result<Place, TargetError>;
 
     /// What the base itself is: an open descriptor, or the working directory.
     ///
@@ -190,12 +196,6 @@ pub trait Target {
     /// # Errors
     /// [`TargetError::Nowhere`] with `ENXIO` when it has none.
     fn controlling_terminal(&self) -> Result<Object, TargetError>;
-
-    /// Whether openat2(2) with the restrictions `resolve` (`RESOLVE_*`) gets along `path`, and to `place`.
-    ///
-    /// # Errors
-    /// [`TargetError::Nowhere`] with the errno that it fails with.
-    fn check_restrictions(&self, base: Base, path: &[u8], resolve: u64, place: &Place) -> Result<(), TargetError>;
 
     /// Whether `directory` is one of the process's own in a procfs (`/proc/self/fd`): it may search it whatever its mode.
     fn is_own_process_directory(&self, directory: &OwnedFd) -> bool;

@@ -110,6 +110,18 @@ impl Hands {
             return rustix::fs::openat(object, c".", asked | OFlags::CLOEXEC, Mode::from_raw_mode(mode))
                 .map(Done::Descriptor);
         }
+        if asked.contains(OFlags::NOFOLLOW) {
+            // for the same reason, where the directory may be searched: a path to it most often says so
+            match rustix::fs::openat(
+                object,
+                c".",
+                asked.difference(OFlags::CREATE | OFlags::EXCL) | OFlags::CLOEXEC,
+                Mode::empty(),
+            ) {
+                Err(Errno::ACCESS | Errno::NOTDIR) => {}
+                opened => return opened.map(Done::Descriptor),
+            }
+        }
         let flags = asked.difference(OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW);
         self.open_object(object, flags, mode).map(Done::Descriptor)
     }

@@ -15,18 +15,20 @@ use crate::kernel::foreign_root::AT_FDCWD;
 use crate::kernel::foreign_root::Base;
 use crate::kernel::foreign_root::FileError;
 use crate::kernel::foreign_root::Follow;
-use crate::kernel::foreign_root::Passed;
 use crate::kernel::foreign_root::ResolveError;
 use crate::kernel::foreign_root::Resolved;
+use crate::kernel::foreign_root::Restrictions;
 use crate::kernel::foreign_root::Task;
 use crate::kernel::foreign_root::read_file_in_root;
 use crate::kernel::foreign_root::test_paths::Asked;
 use crate::kernel::foreign_root::test_tally::Tally;
+use crate::kernel::foreign_root::test_target::ALL_RESTRICTIONS;
 use crate::kernel::foreign_root::test_target::CREATE;
 use crate::kernel::foreign_root::test_target::Kind;
 use crate::kernel::foreign_root::test_target::LOOK_UP_BASE;
 use crate::kernel::foreign_root::test_target::LOOK_UP_FOLLOWING;
 use crate::kernel::foreign_root::test_target::LOOK_UP_LINK;
+use crate::kernel::foreign_root::test_target::LOOK_UP_RESTRICTED;
 use crate::kernel::foreign_root::test_target::Target;
 use crate::kernel::foreign_root::test_target::Word;
 use crate::kernel::raw::child::forget_openat2_for_test;
@@ -82,9 +84,12 @@ fn walk(task: &Task, asked: &Asked) -> Result<Resolved, ResolveError> {
             parent_id: None,
             path: None,
             trailing_slash: false,
-            passed: Passed::Text,
         }),
         LOOK_UP_LINK => task.resolve(base, &asked.path, Follow::NoLast),
+        restricted if restricted & LOOK_UP_RESTRICTED != 0 => {
+            let restrictions = Restrictions::new(u64::from(restricted & ALL_RESTRICTIONS));
+            task.resolve_restricted(base, &asked.path, Follow::Last, restrictions)
+        }
         _ => task.resolve(base, &asked.path, Follow::Last),
     }
 }
@@ -128,6 +133,37 @@ fn compare(target: &mut Target, task: &Task, asked: &Asked, kernels: Word, state
     }
 }
 
+/// A walk that a restriction stops in RCU mode is begun anew without, and goes on counting links (fs/namei.c, `set_nameidata`):
+/// whether it gets to the restriction again depends on the kernel's caches.
+fn is_counted_twice(asked: &Asked, kernels: Word, ours: &Result<Resolved, ResolveError>) -> bool {
+    let has_chain = asked.path.split(|byte| *byte == b'/').any(|part| matches!(part, [b'k', b'1'..=b'9', _]));
+    has_chain && kernels == Err(Errno::LOOP) && matches!(ours, Err(ResolveError::Answer(Errno::XDEV)))
+}
+
+/// The same path with restrictions of openat2(2), each combination in its turn.
+fn compare_restricted(target: &mut Target, task: &Task, asked: &Asked, tally: &mut Tally) {
+    const BENEATH_AND_IN_ROOT: usize = 0x18;
+    tally.restricted += 1;
+    let turn = tally.restricted & usize::from(ALL_RESTRICTIONS);
+    if asked.what == LOOK_UP_BASE || turn & BENEATH_AND_IN_ROOT == BENEATH_AND_IN_ROOT {
+        return;
+    }
+    let asked = Asked { what: LOOK_UP_RESTRICTED | turn as u8, base: asked.base, path: asked.path.clone() };
+    let (mut kernels, mut ours) = (Err(Errno::AGAIN), Err(ResolveError::Answer(Errno::AGAIN)));
+    for _ in 0..4 {
+        kernels = target.ask(asked.what, asked.base, &asked.path);
+        ours = walk(task, &asked);
+        if summary(&ours) == Ok(kernels)
+            || is_counted_twice(&asked, kernels, &ours)
+            || (target.kind == Kind::CoveredRoot && is_between(&ours))
+        {
+            tally.stopped += usize::from(matches!(kernels, Err(Errno::XDEV | Errno::LOOP)));
+            return;
+        }
+    }
+    tally.differ(&asked, &format!("kernel {kernels:?}, walker {ours:?}"));
+}
+
 /// Where the kernel would make a missing file must be the directory and name that the walker found.
 fn compare_creation(target: &mut Target, asked: &Asked, ours: Result<Resolved, ResolveError>, tally: &mut Tally) {
     let Ok((device, inode, _)) = target.ask(CREATE, asked.base, &asked.path) else { return };
@@ -151,6 +187,7 @@ fn agree(kind: Kind, seed: u64, tally: &mut Tally) {
         let task = Task::open(target.tid).expect("task");
         for (asked, kernels) in cases {
             compare(&mut target, &task, &asked, kernels, state, tally);
+            compare_restricted(&mut target, &task, &asked, tally);
         }
     }
 }
@@ -170,6 +207,7 @@ fn assert_agreement(kind: Kind) {
     assert!(tally.found * 2 > tally.cases, "{kind:?}: too few paths lead to an object: {tally}");
     assert!(tally.refused * 50 < tally.cases, "{kind:?}: too much of procfs is closed to this test: {tally}");
     assert!(tally.untold * 50 < tally.cases, "{kind:?}: too much is not known: {tally}");
+    assert!(tally.stopped * 5 > tally.cases, "{kind:?}: too few walks are stopped by restrictions: {tally}");
     let rare = tally.rare(kind);
     assert!(rare.is_empty(), "{kind:?}: too few of {rare:?}: {tally}");
     // every path of what exists must lead to the object again

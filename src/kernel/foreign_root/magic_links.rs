@@ -32,8 +32,6 @@ const PROC_ROOT_INODE: u64 = 1;
 pub(super) enum Link {
     /// To be walked from the directory of the link, or from the root when it starts with a slash.
     Text(Vec<u8>),
-    /// `self` or `thread-self`, as the task reads it: to be walked from the directory of the link.
-    Own(Vec<u8>),
     /// Straight to this object.
     Object(OwnedFd),
 }
@@ -60,8 +58,8 @@ pub(super) fn read(
         return follow_in_process_directory(parent, name, link);
     }
     match name {
-        b"self" => Ok(Link::Own(own_directory(task, parent)?.0)),
-        b"thread-self" => Ok(Link::Own(own_directory(task, parent)?.1)),
+        b"self" => Ok(Link::Text(own_directory(task, parent)?.0)),
+        b"thread-self" => Ok(Link::Text(own_directory(task, parent)?.1)),
         _ => text_of(link),
     }
 }

@@ -57,6 +57,7 @@ pub use files::list_directory_in_root;
 pub use files::read_file_in_root;
 pub use handles::FileHandle;
 pub use object::Found;
+pub use restrictions::Restrictions;
 
 use object::Identity;
 
@@ -135,20 +136,6 @@ pub struct Resolved {
     pub path: Option<Vec<u8>>,
     /// Whether the path demanded a directory by a trailing slash.
     pub trailing_slash: bool,
-    /// What kind of links were followed on the way.
-    pub passed: Passed,
-}
-
-/// The links followed on the way to an object, as far as openat2(2) tells them apart.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Passed {
-    /// None, or such as mean the same to everybody.
-    #[default]
-    Text,
-    /// `/proc/self` or `/proc/thread-self`, and no jump.
-    OwnProcess,
-    /// A link that is no text ("magic link").
-    Jump,
 }
 
 /// A directory in which something was looked up for a thread: it must let the thread search it.
@@ -188,20 +175,17 @@ impl Task {
         })
     }
 
-    /// The same thread with `root` as its root directory, as openat2(2) makes it with `RESOLVE_IN_ROOT`.
-    ///
-    /// # Errors
-    /// [`ResolveError::Unable`].
-    pub fn below(&self, root: OwnedFd) -> Result<Self, ResolveError> {
-        let searched = self.searched.as_ref().map(|_| RefCell::default());
-        Ok(Self {
+    /// The same thread with `root` as its root directory, as a scoped look-up has it (fs/namei.c, `path_init`); paths are told
+    /// from the thread's own root all the same.
+    fn below(&self, root: OwnedFd) -> Self {
+        Self {
             tid: self.tid,
             root,
             root_identity: OnceCell::new(),
-            root_text: OnceCell::new(),
-            covered: OnceCell::new(),
-            searched,
-        })
+            root_text: OnceCell::from(self.text_of_root().cloned()),
+            covered: OnceCell::from(self.is_covered()),
+            searched: self.searched.as_ref().map(|_| RefCell::default()),
+        }
     }
 
     /// Goes component by component from now on and keeps every directory in which something is looked up, so that it can be
@@ -245,7 +229,37 @@ impl Task {
     /// # Errors
     /// [`ResolveError`]. A missing last component is no error but a [`Resolved`] without object.
     pub fn resolve(&self, base: Base, path: &[u8], follow: Follow) -> Result<Resolved, ResolveError> {
-        walker::resolve(self, base, path, follow)
+        self.resolve_restricted(base, path, follow, Restrictions::NONE)
+    }
+
+    /// Which object `path` means to the thread when openat2(2) looks it up with `restrictions`.
+    ///
+    /// # Errors
+    /// As [`Task::resolve`]; [`ResolveError::Answer`] with `ELOOP` or `EXDEV` where a restriction stops the walk.
+    pub fn resolve_restricted(
+        &self,
+        base: Base,
+        path: &[u8],
+        follow: Follow,
+        restrictions: Restrictions,
+    ) -> Result<Resolved, ResolveError> {
+        if !restrictions.is_scoped() {
+            return walker::resolve(self, base, path, follow, restrictions);
+        }
+        walker::check_length(path)?;
+        if path.starts_with(b"/") {
+            restrictions.check_absolute()?;
+        }
+        let start = Found::identify(self.open_base(base)?)?;
+        if !start.is_directory() {
+            return Err(ResolveError::Answer(Errno::NOTDIR));
+        }
+        let below = self.below(start.fd);
+        let resolved = walker::resolve(&below, Base::Root, path, follow, restrictions);
+        if let Some(searched) = &self.searched {
+            searched.borrow_mut().append(&mut below.take_searched());
+        }
+        resolved
     }
 
     /// What the thread's descriptor `number` refers to.
@@ -271,14 +285,6 @@ impl Task {
         handles::object(self, mount, handle)
     }
 
-    /// What openat2(2) with the restrictions `resolve` (`RESOLVE_*`) finds at `path`.
-    ///
-    /// # Errors
-    /// [`ResolveError::Answer`] with what it fails with: `ELOOP`, `EXDEV`, `ENOENT`.
-    pub fn check_restrictions(&self, base: Base, path: &[u8], resolve: u64) -> Result<Found, ResolveError> {
-        restrictions::check(self, base, path, resolve)
-    }
-
     /// Whether `directory` is one of the thread's own process in a procfs, which it may search whatever its mode.
     #[must_use]
     pub fn is_own_process_directory(&self, directory: BorrowedFd<'_>) -> bool {
@@ -299,6 +305,16 @@ impl Task {
 
     fn open_cwd(&self) -> Result<OwnedFd, ResolveError> {
         open_of_thread(self.tid, "cwd", "open the working directory of a thread")
+    }
+
+    /// The directory, or whatever it is, that a relative path starts from.
+    fn open_base(&self, base: Base) -> Result<OwnedFd, ResolveError> {
+        match base {
+            Base::Descriptor(number) if number != AT_FDCWD => self.open_descriptor(number),
+            Base::Descriptor(_) | Base::Cwd => self.open_cwd(),
+            Base::Root => rustix::io::fcntl_dupfd_cloexec(&self.root, 0)
+                .map_err(|source| ResolveError::Unable { step: "copy the root directory of a thread", source }),
+        }
     }
 
     fn open_descriptor(&self, number: i32) -> Result<OwnedFd, ResolveError> {
@@ -330,6 +346,11 @@ impl Task {
         *self.covered.get_or_init(|| roof::is_over(self).ok())
     }
 
+    /// The kernel's name for the root, asked for once.
+    fn text_of_root(&self) -> Option<&Vec<u8>> {
+        self.root_text.get_or_init(|| object::kernel_name_in_force(self.root.as_fd())).as_ref()
+    }
+
     /// Best known path of `object` from the thread's root: the kernel's name for it less the kernel's name for the root. `None`
     /// for what lies on another mount when something is mounted over the root: the two have one name.
     fn path_of(&self, object: BorrowedFd<'_>) -> Option<Vec<u8>> {
@@ -338,7 +359,7 @@ impl Task {
             return None;
         }
         let text = object::kernel_name(object)?;
-        let root = self.root_text.get_or_init(|| object::kernel_name_in_force(self.root.as_fd())).as_ref()?;
+        let root = self.text_of_root()?;
         if root.as_slice() == b"/" {
             return Some(text);
         }

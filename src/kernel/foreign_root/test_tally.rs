@@ -76,6 +76,10 @@ pub struct Tally {
     pub untold: usize,
     /// Files that the kernel made where the walker said it would.
     pub created: usize,
+    /// Those that were asked with restrictions too.
+    pub restricted: usize,
+    /// Those that a restriction stopped, with its errno.
+    pub stopped: usize,
     /// Paths that the walker gave to an object and that did not lead to it.
     pub paths_wrong: Vec<String>,
     /// Where walker and kernel differ.

@@ -7,6 +7,7 @@ use std::io::Write;
 use std::os::fd::AsRawFd;
 use std::os::fd::BorrowedFd;
 use std::os::fd::IntoRawFd;
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -18,6 +19,7 @@ use nix::sched::unshare;
 use rustix::fs::AtFlags;
 use rustix::fs::Mode;
 use rustix::fs::OFlags;
+use rustix::fs::ResolveFlags;
 
 use crate::kernel::Errno;
 use crate::kernel::foreign_root::test_paths::Asked;
@@ -40,6 +42,11 @@ pub const LOOK_UP_BASE: u8 = 2;
 pub const CREATE: u8 = 3;
 /// Ask: change root, working directory and overlays, and make that many paths and answers.
 const BATCH: u8 = 4;
+
+/// Ask, together with `RESOLVE_*` (at most [`ALL_RESTRICTIONS`]): open with `O_PATH` by openat2(2).
+pub const LOOK_UP_RESTRICTED: u8 = 0x40;
+/// `RESOLVE_*` that can be asked for, but `RESOLVE_CACHED`.
+pub const ALL_RESTRICTIONS: u8 = 0x1f;
 
 /// A descriptor that no target holds.
 pub const CLOSED_DESCRIPTOR: i32 = 777;
@@ -425,6 +432,10 @@ fn act(what: u8, base: i32, path: &[u8]) -> [u8; 24] {
             LOOK_UP_BASE => return rustix::fs::statat(base, c"", AtFlags::EMPTY_PATH),
             LOOK_UP_FOLLOWING => OFlags::PATH,
             LOOK_UP_LINK => OFlags::PATH | OFlags::NOFOLLOW,
+            restricted if restricted & LOOK_UP_RESTRICTED != 0 => {
+                let resolve = ResolveFlags::from_bits_retain(u64::from(restricted & ALL_RESTRICTIONS));
+                return open_restricted(base, path, resolve).and_then(rustix::fs::fstat);
+            }
             _ => OFlags::WRONLY | OFlags::CREATE | OFlags::NONBLOCK,
         };
         rustix::fs::fstat(rustix::fs::openat(base, path, flags, Mode::RWXU)?)
@@ -438,6 +449,12 @@ fn act(what: u8, base: i32, path: &[u8]) -> [u8; 24] {
         Err(errno) => reply[..4].copy_from_slice(&errno.raw_os_error().to_ne_bytes()),
     }
     reply
+}
+
+/// "-EAGAIN": some rename or mount anywhere on the machine came between (fs/namei.c, `handle_dots`).
+fn open_restricted(base: BorrowedFd<'_>, path: &Path, resolve: ResolveFlags) -> Result<OwnedFd, Errno> {
+    let open = || rustix::fs::openat2(base, path, OFlags::PATH, Mode::empty(), resolve);
+    (0..10_000).map(|_| open()).find(|opened| !matches!(opened, Err(Errno::AGAIN))).unwrap_or(Err(Errno::AGAIN))
 }
 
 /// Uses a descriptor that this process is known to hold, or the working directory.

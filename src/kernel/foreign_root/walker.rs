@@ -8,13 +8,12 @@ use rustix::fs::Mode;
 use rustix::fs::OFlags;
 
 use crate::kernel::Errno;
-use crate::kernel::foreign_root::AT_FDCWD;
 use crate::kernel::foreign_root::Base;
 use crate::kernel::foreign_root::Follow;
 use crate::kernel::foreign_root::Found;
-use crate::kernel::foreign_root::Passed;
 use crate::kernel::foreign_root::ResolveError;
 use crate::kernel::foreign_root::Resolved;
+use crate::kernel::foreign_root::Restrictions;
 use crate::kernel::foreign_root::Task;
 use crate::kernel::foreign_root::fast_path;
 use crate::kernel::foreign_root::magic_links;
@@ -70,7 +69,9 @@ struct Walk<'task> {
     /// What is still to be walked.
     rest: Vec<u8>,
     links: u32,
-    passed: Passed,
+    restrictions: Restrictions,
+    /// Whether the kernel has asked for the root by now (`nd->root`): not before the first `..` or slash at a beginning.
+    has_root: bool,
 }
 
 /// What a step ended with.
@@ -79,32 +80,21 @@ enum Step<'task> {
     Done(Resolved),
 }
 
-/// See [`Task::resolve`].
-pub(super) fn resolve(task: &Task, base: Base, path: &[u8], follow: Follow) -> Result<Resolved, ResolveError> {
-    if path.is_empty() {
-        return Err(ResolveError::Answer(Errno::NOENT));
-    }
-    if path.len() >= PATH_MAX {
-        return Err(ResolveError::Answer(Errno::NAMETOOLONG));
-    }
+/// See [`Task::resolve_restricted`].
+pub(super) fn resolve(
+    task: &Task,
+    base: Base,
+    path: &[u8],
+    follow: Follow,
+    restrictions: Restrictions,
+) -> Result<Resolved, ResolveError> {
+    check_length(path)?;
     let absolute = path.starts_with(b"/") || base == Base::Root;
-    let mut walk = if absolute {
-        Walk {
-            task,
-            here: Place::Root(task.root()),
-            known: Some(Vec::new()),
-            rest: path.to_vec(),
-            links: 0,
-            passed: Passed::Text,
-        }
-    } else {
-        let start = match base {
-            Base::Descriptor(number) if number != AT_FDCWD => task.open_descriptor(number)?,
-            _ => task.open_cwd()?,
-        };
-        Walk { task, here: Place::Opened(start), known: None, rest: path.to_vec(), links: 0, passed: Passed::Text }
-    };
-    let leap = if task.searched.is_none() { fast_path::leap(walk.here.as_fd(), absolute, path) } else { None };
+    let here = if absolute { Place::Root(task.root()) } else { Place::Opened(task.open_base(base)?) };
+    let known = (absolute && !restrictions.is_scoped()).then(Vec::new);
+    let mut walk = Walk { task, here, known, rest: path.to_vec(), links: 0, restrictions, has_root: absolute };
+    let may_leap = task.searched.is_none() && restrictions == Restrictions::NONE;
+    let leap = if may_leap { fast_path::leap(walk.here.as_fd(), absolute, path) } else { None };
     if let Some(leap) = leap {
         walk.known = walk.known.and(leap.path);
         walk.here = Place::Opened(leap.directory);
@@ -118,6 +108,15 @@ pub(super) fn resolve(task: &Task, base: Base, path: &[u8], follow: Follow) -> R
             Step::Onward(next) => walk = next,
             Step::Done(resolved) => return Ok(resolved),
         }
+    }
+}
+
+/// getname(): "ENOENT: path is empty", "ENAMETOOLONG: path is too long" (path_resolution(7)), before anything else.
+pub(super) fn check_length(path: &[u8]) -> Result<(), ResolveError> {
+    match path.len() {
+        0 => Err(ResolveError::Answer(Errno::NOENT)),
+        length if length >= PATH_MAX => Err(ResolveError::Answer(Errno::NAMETOOLONG)),
+        _ => Ok(()),
     }
 }
 
@@ -156,9 +155,14 @@ impl<'task> Walk<'task> {
     /// `..`: up, but never above the task's root.
     fn up(&mut self) -> Result<(), ResolveError> {
         self.task.note_search(self.here.as_fd(), None)?;
-        let (above, known) = match roof::above(self.task, &self.here)? {
-            Above::Root => (Place::Root(self.task.root()), Some(Vec::new())),
-            Above::Roof(roof) => (Place::Opened(roof), Some(PATH_OF_ROOF.to_vec())),
+        self.has_root = true;
+        let above = roof::above(self.task, &self.here)?;
+        if matches!(above, Above::Root | Above::Roof(_)) {
+            self.restrictions.check_above_root()?;
+        }
+        let (above, known) = match above {
+            Above::Root => (Place::Root(self.task.root()), self.path_of_root()),
+            Above::Roof(roof) => (Place::Opened(roof), self.path_of_root().map(|_| PATH_OF_ROOF.to_vec())),
             Above::Parent(parent) => {
                 let known = self.known.take().and_then(|mut path| {
                     let slash = path.iter().rposition(|byte| *byte == b'/')?;
@@ -170,9 +174,37 @@ impl<'task> Walk<'task> {
                 (Place::Opened(parent), known)
             }
         };
+        self.check_mount_of(above.as_fd())?;
         self.here = above;
         self.known = known;
         Ok(())
+    }
+
+    /// `nd_jump_root`: a link whose text starts with a slash. A root that the kernel did not need before is another mount to it.
+    fn jump_to_root(&mut self) -> Result<(), ResolveError> {
+        self.restrictions.check_absolute()?;
+        if self.restrictions.keeps_to_mount() && !self.has_root {
+            return Err(ResolveError::Answer(Errno::XDEV));
+        }
+        self.check_mount_of(self.task.root())?;
+        self.has_root = true;
+        self.here = Place::Root(self.task.root());
+        self.known = self.path_of_root();
+        Ok(())
+    }
+
+    /// What is known of the path of the walk's own root: that of a scoped walk lies anywhere.
+    fn path_of_root(&self) -> Option<Vec<u8>> {
+        (!self.restrictions.is_scoped()).then(Vec::new)
+    }
+
+    /// Whether the walk may go on from `here` to `next`, which may lie on another mount.
+    fn check_mount_of(&self, next: BorrowedFd<'_>) -> Result<(), ResolveError> {
+        if !self.restrictions.keeps_to_mount() {
+            return Ok(());
+        }
+        let (from, to) = (Identity::of(self.here.as_fd())?, Identity::of(next)?);
+        self.restrictions.check_mounts(from.mount_id, to.mount_id)
     }
 
     /// A component that is not the last: a directory, or a link to one.
@@ -181,6 +213,7 @@ impl<'task> Walk<'task> {
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let found = match rustix::fs::openat(self.here.as_fd(), component, flags | OFlags::DIRECTORY, Mode::empty()) {
             Ok(directory) => {
+                self.check_mount_of(directory.as_fd())?;
                 self.enter(component, directory);
                 self.rest = tail.to_vec();
                 return Ok(Step::Onward(self));
@@ -190,6 +223,7 @@ impl<'task> Walk<'task> {
                 .and_then(Found::identify)?,
             Err(errno) => return Err(ResolveError::of_lookup("look up a directory", errno)),
         };
+        self.check_mount_of(found.fd.as_fd())?;
         if found.is_symbolic_link() {
             return self.follow_link(&found, component, tail);
         }
@@ -220,6 +254,9 @@ impl<'task> Walk<'task> {
             Err(Errno::NAMETOOLONG) if follow == Follow::Entry => return self.finish_entry(name, slash, None),
             Err(errno) => return Err(ResolveError::of_lookup("look up the last component", errno)),
         };
+        if follow != Follow::Entry {
+            self.check_mount_of(found.fd.as_fd())?;
+        }
         let follows = match follow {
             Follow::Last => true,
             Follow::NoLast => slash,
@@ -241,25 +278,21 @@ impl<'task> Walk<'task> {
             return Err(ResolveError::Answer(Errno::LOOP));
         }
         self.links = self.links.saturating_add(1);
+        self.restrictions.check_link()?;
         match magic_links::read(self.task, self.here.as_fd(), name, link.fd.as_fd())? {
-            Link::Own(text) => {
-                self.passed = if self.passed == Passed::Jump { Passed::Jump } else { Passed::OwnProcess };
-                self.rest = text;
-                self.rest.extend_from_slice(tail);
-                Ok(Step::Onward(self))
-            }
             Link::Text(mut text) => {
                 if text.starts_with(b"/") {
-                    self.here = Place::Root(self.task.root());
-                    self.known = Some(Vec::new());
+                    self.jump_to_root()?;
                 }
                 text.extend_from_slice(tail);
                 self.rest = text;
                 Ok(Step::Onward(self))
             }
             Link::Object(fd) => {
-                self.passed = Passed::Jump;
                 self.task.note_search(self.here.as_fd(), Some(name))?;
+                self.restrictions.check_jump()?;
+                self.check_mount_of(fd.as_fd())?;
+                self.restrictions.check_scoped_jump()?;
                 self.jump(fd, tail)
             }
         }
@@ -281,7 +314,6 @@ impl<'task> Walk<'task> {
                 parent_id: None,
                 path,
                 trailing_slash: !tail.is_empty(),
-                passed: self.passed,
             }));
         }
         self.here = Place::Opened(found.fd);
@@ -304,7 +336,6 @@ impl<'task> Walk<'task> {
             parent_id: None,
             path,
             trailing_slash,
-            passed: self.passed,
         }))
     }
 
@@ -331,7 +362,6 @@ impl<'task> Walk<'task> {
             parent_id: Some((parent.device, parent.inode)),
             path,
             trailing_slash,
-            passed: self.passed,
         }))
     }
 }

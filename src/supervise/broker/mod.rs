@@ -9,6 +9,7 @@
 
 mod attributes;
 mod mounts;
+mod opens;
 mod plan;
 pub mod remembering;
 mod waiting;

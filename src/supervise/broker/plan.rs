@@ -5,14 +5,10 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use crate::kernel::Errno;
-use crate::kernel::broker;
 use crate::kernel::broker::Operation as Deed;
 use crate::kernel::broker::Subject;
-use crate::kernel::foreign_root::Base;
 use crate::kernel::foreign_root::Follow;
-use crate::kernel::foreign_root::Passed;
 use crate::supervise::argument::Argument;
-use crate::supervise::argument::OpenHow;
 use crate::supervise::broker::attributes;
 use crate::supervise::broker::mounts;
 use crate::supervise::decode::Operation;
@@ -20,7 +16,6 @@ use crate::supervise::decode::PathArgument;
 use crate::supervise::decode::Request;
 use crate::supervise::decode::abi::Abi;
 use crate::supervise::decode::abi::Call;
-use crate::supervise::decode::flags::OpenFlags;
 use crate::supervise::decode::flags::at;
 use crate::supervise::decode::flags::rename;
 use crate::supervise::target::Object;
@@ -28,9 +23,6 @@ use crate::supervise::target::ObjectKind;
 use crate::supervise::target::Place;
 use crate::supervise::target::Target;
 use crate::supervise::target::TargetError;
-
-/// `O_CLOEXEC` (open(2)), the same everywhere.
-const O_CLOEXEC: u32 = 0o2_000_000;
 
 /// Longest name of an entry (limits.h).
 const NAME_MAX: usize = 255;
@@ -102,19 +94,10 @@ impl Planner<'_> {
     /// # Errors
     /// [`TargetError`].
     pub fn plan(&self) -> PlanOrError {
-        let [_, b, c, d, e, _] = self.arguments;
+        let [_, b, c, _, e, _] = self.arguments;
         self.check_numbers()?;
         match self.request.operation {
-            Operation::Open { path, flags } => {
-                let (word, mode) = match self.request.call {
-                    Call::Open => (word(b), c),
-                    Call::Creat => (OpenFlags::CREAT.bits(), b),
-                    _ => (word(c), d),
-                };
-                broker::check_open_flags(word).or_else(fails_at_once)?;
-                self.refuse_trailing_slash(path, flags)?;
-                self.open(&Argument::read(self.target, path)?, flags, word, mode)
-            }
+            Operation::Open { path, flags } => self.open_path(path, flags),
             Operation::OpenHow { base, pointer, how, how_bytes } => self.open_how(base, pointer, how, how_bytes),
             Operation::OpenByHandle { mount, handle, .. } => self.open_by_handle(mount, handle, word(c)),
             Operation::Rename { old, new, flags } => self.rename(old, new, flags),
@@ -166,17 +149,20 @@ impl Planner<'_> {
         !self.searches_everything && place.directory.as_deref().is_some_and(is_own)
     }
 
-    /// The directory and name of an entry that is made or removed. In a directory of the process's own in a procfs neither can be
+    /// The directory and name of an entry that is made or removed. What is there already is not made, whatever becomes of it
+    /// meanwhile: EEXIST comes before every permission but that to search (fs/namei.c, `filename_create`). In a directory of the process's own in a procfs neither can be
     /// done (fs/proc/fd.c has no operation for it), so it is said without a helper.
     pub fn entry(&self, path: PathArgument) -> Result<Entry, TargetError> {
         let argument = Argument::read(self.target, path)?;
         let place = &argument.place;
+        let removes = matches!(self.request.operation, Operation::Unlink { .. });
+        if !removes && place.object.is_some() {
+            return fails(Errno::EXIST);
+        }
         if self.is_for_the_process_alone(place) {
-            let removes = matches!(self.request.operation, Operation::Unlink { .. });
             let removes_directory = matches!(self.request.operation, Operation::Unlink { directory: true, .. });
             return fails(match &place.object {
                 None => Errno::NOENT,
-                Some(_) if !removes => Errno::EXIST,
                 Some(object) if removes_directory && object.kind != ObjectKind::Directory => Errno::NOTDIR,
                 Some(_) => Errno::PERM,
             });
@@ -210,153 +196,6 @@ impl Planner<'_> {
         }
     }
 
-    fn open(&self, argument: &Argument, flags: OpenFlags, word: u32, mode: u64) -> PlanOrError {
-        let mode = self::word(mode) & 0o7777;
-        let close_on_exec = word & O_CLOEXEC != 0;
-        let place = &argument.place;
-        let is_missing_or_link = place.object.as_ref().is_none_or(|object| object.kind == ObjectKind::Symlink);
-        if is_missing_or_link && self.is_for_the_process_alone(place) {
-            return fails(match &place.object {
-                Some(_) if flags.is_exclusive() => Errno::EXIST,
-                Some(_) if flags.is_directory() => Errno::NOTDIR,
-                Some(_) => Errno::LOOP,
-                None if flags.creates() => Errno::ACCESS,
-                None => Errno::NOENT,
-            });
-        }
-        let (deed, on) = match &place.object {
-            Some(object) if !self.is_opened_by_entry(argument, object, flags) => {
-                (Deed::Open { flags: word, mode }, self.device(object)?)
-            }
-            None if !flags.creates() => return fails(Errno::NOENT),
-            object => {
-                let entry = Entry::of(argument)?;
-                let existing = object.as_ref().map(|object| (object.id.device, object.id.inode));
-                (Deed::OpenEntry { name: entry.name, flags: word, mode, existing }, entry.directory)
-            }
-        };
-        Ok(Plan::Perform { deed, on: vec![on], close_on_exec })
-    }
-
-    /// Whether an object that is there is opened by its entry: where the directory, or not following, is part of what the kernel
-    /// checks. Else it is opened itself, whatever has become of its entry.
-    fn is_opened_by_entry(&self, argument: &Argument, object: &Object, flags: OpenFlags) -> bool {
-        const STICKY: u32 = 0o1000;
-        let Some(directory) = &argument.place.directory else {
-            // reached by a link that is no text there is no entry; by `.`, `..` or `/` there is, for the kernel to refuse
-            return flags.creates() && last_word(&argument.asked).is_some();
-        };
-        // proc(5), fs.protected_regular and fs.protected_fifos: in sticky directories only
-        let is_sticky = || rustix::fs::fstat(directory).is_ok_and(|status| status.st_mode & STICKY != 0);
-        flags.is_exclusive()
-            || flags.is_no_follow()
-            || (flags.creates() && (object.kind == ObjectKind::Directory || is_sticky()))
-    }
-
-    /// What is opened for an object: itself, but for `/dev/tty`, which is the terminal of whoever opens it (tty(4)).
-    fn device(&self, object: &Object) -> Result<Arc<OwnedFd>, TargetError> {
-        if object.kind == ObjectKind::Other && object.handle.as_ref().is_some_and(is_dev_tty) {
-            return self.target.controlling_terminal().and_then(|terminal| handle(&terminal));
-        }
-        handle(object)
-    }
-
-    /// openat2(2). What it restricts, the kernel itself checks on the way; what it leads to is then the object decided about.
-    fn open_how(&self, base: Base, pointer: u64, how: u64, how_bytes: u64) -> PlanOrError {
-        const O_PATH: u64 = 0o10_000_000;
-        const O_DIRECTORY: u64 = 0o200_000;
-        const RESOLVE_BENEATH: u64 = 0x08;
-        const RESOLVE_CACHED: u64 = 0x20;
-        let how = OpenHow::read(self.target, how, how_bytes)?;
-        let flags = OpenFlags::new(self.request.abi, how.flags);
-        broker::check_open_how(how.flags, how.mode, how.resolve).or_else(fails_at_once)?;
-        // "EAGAIN: … or RESOLVE_CACHED was set, and the open operation cannot be performed cached"
-        if how.resolve & RESOLVE_CACHED != 0 {
-            return fails_at_once(Errno::AGAIN);
-        }
-        if how.resolve & RESOLVE_BENEATH != 0 && self.target.path(pointer)?.starts_with(b"/") {
-            return fails_at_once(Errno::XDEV);
-        }
-        if how.resolve == 0 {
-            let follow = if flags.follows() { Follow::Last } else { Follow::NoLast };
-            self.refuse_trailing_slash(PathArgument { base, pointer, empty_is_base: false, follow }, flags)?;
-        }
-        let argument = match how.argument(self.target, base, pointer, flags) {
-            // a restriction that stops the path earlier comes first
-            Err(error @ TargetError::Nowhere(_)) if how.resolve != 0 && !how.is_in_root() => {
-                let asked = self.target.path(pointer)?;
-                if !asked.is_empty() {
-                    self.target.check_restrictions(base, &asked, how.resolve, &Place::default())?;
-                }
-                return Err(error);
-            }
-            argument => argument?,
-        };
-        if how.resolve != 0 {
-            self.check_restrictions(base, &argument, how.resolve, flags)?;
-        }
-        if how.flags & O_PATH == 0 {
-            return self.open(&argument, flags, word(how.flags), how.mode);
-        }
-        // an `O_PATH` descriptor cannot be handed over, and its flags lie in memory: a directory is opened for reading instead
-        match &argument.place.object {
-            None => fails(Errno::NOENT),
-            Some(object) if object.kind == ObjectKind::Directory => {
-                let flags = word(how.flags & !O_PATH | O_DIRECTORY);
-                let deed = Deed::Open { flags, mode: 0 };
-                Ok(Plan::Perform { deed, on: vec![handle(object)?], close_on_exec: flags & O_CLOEXEC != 0 })
-            }
-            Some(_) => fails(Errno::NOSYS),
-        }
-    }
-
-    /// fs/namei.c, `nd_jump_link` and `pick_link`: which links `RESOLVE_*` stop at. Paths through `/proc/self` mean another process
-    /// to us, so what is left of them is not asked of the kernel.
-    fn check_restrictions(
-        &self,
-        base: Base,
-        argument: &Argument,
-        resolve: u64,
-        flags: OpenFlags,
-    ) -> Result<(), TargetError> {
-        const NO_XDEV: u64 = 0x01;
-        const NO_MAGICLINKS: u64 = 0x02;
-        const NO_SYMLINKS: u64 = 0x04;
-        const BENEATH_OR_IN_ROOT: u64 = 0x18;
-        let stops = |bits: u64| resolve & bits != 0;
-        let is_missing = argument.place.object.is_none();
-        match argument.place.passed {
-            Passed::Text => match self.target.check_restrictions(base, &argument.asked, resolve, &argument.place) {
-                Err(TargetError::Nowhere(Errno::NOENT)) if is_missing && flags.creates() => Ok(()),
-                checked => checked,
-            },
-            Passed::Jump if stops(NO_MAGICLINKS | NO_SYMLINKS) => fails_at_once(Errno::LOOP),
-            Passed::Jump if stops(BENEATH_OR_IN_ROOT | NO_XDEV) => fails_at_once(Errno::XDEV),
-            Passed::OwnProcess if stops(NO_SYMLINKS) => fails_at_once(Errno::LOOP),
-            Passed::OwnProcess if stops(NO_XDEV) => fails_at_once(Errno::XDEV),
-            Passed::Jump | Passed::OwnProcess => Ok(()),
-        }
-    }
-
-    /// fs/namei.c, `open_last_lookups`: with `O_CREAT` a trailing slash is EISDIR, whatever stands there.
-    fn refuse_trailing_slash(&self, path: PathArgument, flags: OpenFlags) -> Result<(), TargetError> {
-        if !flags.creates() || !self.target.path(path.pointer)?.ends_with(b"/") {
-            return Ok(());
-        }
-        Argument::read(self.target, PathArgument { follow: Follow::Entry, ..path })?;
-        fails(Errno::ISDIR)
-    }
-
-    fn open_by_handle(&self, mount: i32, pointer: u64, flags: u32) -> PlanOrError {
-        if !self.may_open_by_handle {
-            return fails_at_once(Errno::PERM);
-        }
-        let argument = Argument::of_handle(self.target, mount, pointer)?;
-        let Some(object) = &argument.place.object else { return fails(Errno::STALE) };
-        let deed = Deed::Open { flags, mode: 0 };
-        Ok(Plan::Perform { deed, on: vec![handle(object)?], close_on_exec: flags & O_CLOEXEC != 0 })
-    }
-
     fn link(&self, old: PathArgument, new: PathArgument) -> PlanOrError {
         let source = Argument::read(self.target, old)?;
         // looked up to its end before the new name is looked at (fs/namei.c, `do_linkat`)
@@ -370,11 +209,10 @@ impl Planner<'_> {
         }
         if self.is_for_the_process_alone(&source.place) {
             let new = Argument::read(self.target, new)?.place;
-            return fails(match new.object {
-                Some(_) => Errno::EXIST,
-                None if new.name.len() > NAME_MAX => Errno::NAMETOOLONG,
-                None if new.slash => Errno::NOENT,
-                None => Errno::XDEV,
+            return fails(match new.name.len() {
+                length if length > NAME_MAX => Errno::NAMETOOLONG,
+                _ if new.slash => Errno::NOENT,
+                _ => Errno::XDEV,
             });
         }
         let source = Entry::of(&source)?;
@@ -450,7 +288,7 @@ fn check_node(mode: u32) -> Result<(), TargetError> {
 }
 
 /// `.`, `..` or `/` when that is what a path ends in.
-fn last_word(path: &[u8]) -> Option<&'static [u8]> {
+pub fn last_word(path: &[u8]) -> Option<&'static [u8]> {
     let end = path.iter().rposition(|byte| *byte != b'/').map_or(0, |last| last.saturating_add(1));
     match path.get(..end)?.rsplit(|byte| *byte == b'/').next()? {
         b"" => Some(b"/"),
@@ -458,9 +296,4 @@ fn last_word(path: &[u8]) -> Option<&'static [u8]> {
         b".." => Some(b".."),
         _ => None,
     }
-}
-
-fn is_dev_tty(device: &Arc<OwnedFd>) -> bool {
-    rustix::fs::fstat(device)
-        .is_ok_and(|status| status.st_mode & 0o170_000 == 0o020_000 && status.st_rdev == rustix::fs::makedev(5, 0))
 }

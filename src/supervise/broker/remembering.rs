@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use crate::kernel::foreign_root::Base;
 use crate::kernel::foreign_root::Follow;
+use crate::kernel::foreign_root::Restrictions;
 use crate::kernel::foreign_root::Searched;
 use crate::model::attempt::ObjectId;
 use crate::supervise::live_target::LiveTarget;
@@ -23,7 +24,7 @@ pub struct Remembering<'a> {
     live: LiveTarget<'a>,
     bytes: Known<(u64, usize), Vec<u8>>,
     paths: Known<u64, Vec<u8>>,
-    places: Known<(Base, Vec<u8>, Follow, bool), Place>,
+    places: Known<(Base, Vec<u8>, Follow, Restrictions), Place>,
     /// What was searched for each of `places`, in their order.
     searched: RefCell<Vec<Vec<Arc<Searched>>>>,
     /// What was searched for those that were asked for since [`Remembering::begin`].
@@ -62,7 +63,7 @@ impl<'a> Remembering<'a> {
 
     fn walked(
         &self,
-        question: (Base, Vec<u8>, Follow, bool),
+        question: (Base, Vec<u8>, Follow, Restrictions),
         walk: impl FnOnce() -> Result<Place, TargetError>,
     ) -> Result<Place, TargetError> {
         let place = remembered(&self.places, question.clone(), || {
@@ -110,12 +111,15 @@ impl Target for Remembering<'_> {
         remembered(&self.paths, address, || self.live.path(address))
     }
 
-    fn resolve(&self, base: Base, path: &[u8], follow: Follow) -> Result<Place, TargetError> {
-        self.walked((base, path.to_vec(), follow, false), || self.live.resolve(base, path, follow))
-    }
-
-    fn resolve_below(&self, base: Base, path: &[u8], follow: Follow) -> Result<Place, TargetError> {
-        self.walked((base, path.to_vec(), follow, true), || self.live.resolve_below(base, path, follow))
+    fn resolve_restricted(
+        &self,
+        base: Base,
+        path: &[u8],
+        follow: Follow,
+        restrictions: Restrictions,
+    ) -> Result<Place, TargetError> {
+        let question = (base, path.to_vec(), follow, restrictions);
+        self.walked(question, || self.live.resolve_restricted(base, path, follow, restrictions))
     }
 
     fn object(&self, base: Base) -> Result<Object, TargetError> {
@@ -136,10 +140,6 @@ impl Target for Remembering<'_> {
 
     fn controlling_terminal(&self) -> Result<Object, TargetError> {
         self.live.controlling_terminal()
-    }
-
-    fn check_restrictions(&self, base: Base, path: &[u8], resolve: u64, place: &Place) -> Result<(), TargetError> {
-        self.live.check_restrictions(base, path, resolve, place)
     }
 
     fn is_own_process_directory(&self, directory: &OwnedFd) -> bool {

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use super::*;
 use crate::kernel::foreign_root::Follow;
-use crate::kernel::foreign_root::Passed;
+use crate::kernel::foreign_root::Restrictions;
 use crate::model::attempt::ObjectId;
 use crate::supervise::decode::Decoded;
 use crate::supervise::decode::abi::Call;
@@ -90,7 +90,6 @@ impl World {
             parent: if path.is_empty() { None } else { self.object_at(parent).map(|object| object.id) },
             directory: None,
             slash: false,
-            passed: Passed::Text,
             name: name.as_bytes().to_vec(),
             object: self.object_at(path),
             path: Some(path.as_bytes().to_vec()),
@@ -160,11 +159,20 @@ impl Target for World {
         self.memory.borrow().get(&address).cloned().ok_or(TargetError::Unreadable { address, errno: Errno::FAULT })
     }
 
-    fn resolve(&self, base: Base, path: &[u8], follow: Follow) -> Result<Place, TargetError> {
+    fn resolve_restricted(
+        &self,
+        base: Base,
+        path: &[u8],
+        follow: Follow,
+        restrictions: Restrictions,
+    ) -> Result<Place, TargetError> {
         if let Some(error) = &self.resolve_error {
             return Err(error.clone());
         }
-        let path = std::str::from_utf8(path).expect("test path");
+        let mut path = std::str::from_utf8(path).expect("test path");
+        if restrictions != Restrictions::NONE {
+            path = path.trim_start_matches('/');
+        }
         let full = match base {
             _ if path.starts_with('/') => path.to_owned(),
             Base::Descriptor(fd) => format!("{}/{path}", self.descriptors[&fd]),
@@ -175,11 +183,6 @@ impl Target for World {
             return Err(TargetError::Nowhere(Errno::NOENT));
         }
         Ok(self.place(&full, follow))
-    }
-
-    fn resolve_below(&self, base: Base, path: &[u8], follow: Follow) -> Result<Place, TargetError> {
-        let path = std::str::from_utf8(path).expect("test path").trim_start_matches('/');
-        self.resolve(base, path.as_bytes(), follow)
     }
 
     fn object(&self, base: Base) -> Result<Object, TargetError> {
@@ -207,10 +210,6 @@ impl Target for World {
 
     fn controlling_terminal(&self) -> Result<Object, TargetError> {
         Err(TargetError::Nowhere(Errno::NXIO))
-    }
-
-    fn check_restrictions(&self, _: Base, _: &[u8], _: u64, _: &Place) -> Result<(), TargetError> {
-        Ok(())
     }
 
     fn is_own_process_directory(&self, _: &std::os::fd::OwnedFd) -> bool {
