@@ -1,5 +1,5 @@
-//! Ordinary programs, unmodified, behave the same with and without acctguard in audit: same exit codes, same output, same
-//! files; and none of them is a finding, because none changes an account database.
+//! Ordinary programs, unmodified, behave the same with and without acctguard, in audit, sealed, and brokered: same exit codes,
+//! same output, same files; and none of them is a finding, because none changes an account database.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,6 +11,7 @@ use acctguard::model::event::Kind;
 use sha2::{Digest as _, Sha256};
 
 use crate::harness::bundle::{Bundle, Spec};
+use crate::harness::command::finish;
 use crate::harness::events::of;
 use crate::harness::machine::repository;
 use crate::harness::node::{Node, Runtime, policy};
@@ -19,15 +20,24 @@ use crate::harness::node::{Node, Runtime, policy};
 const TELL_TIME: [&str; 7] =
     ["var/log", "var/cache/ldconfig", "var/cache/apt", "var/lib/dpkg/lock", "run", "tmp", "var/lib/dpkg/triggers/Lock"];
 
-fn spec() -> Spec {
-    let mut spec = Spec::new(&["/bin/sh", "/programs.sh"]);
+const PROGRAMS: [&str; 2] = ["/bin/sh", "/programs.sh"];
+
+/// Who runs them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Entry {
+    Container,
+    Exec,
+}
+
+fn spec(arguments: &[&str]) -> Spec {
+    let mut spec = Spec::new(arguments);
     spec.rootfs = "large";
     spec.engine_seccomp = true;
     spec
 }
 
-fn bundle(node: &Node) -> Bundle {
-    let bundle = node.bundle(&spec());
+fn bundle(node: &Node, arguments: &[&str]) -> Bundle {
+    let bundle = node.bundle(&spec(arguments));
     let script = fs::read(repository().join("integration/fixtures/programs.sh")).expect("read programs.sh");
     bundle.put("/programs.sh", &script, 0o644);
     bundle
@@ -82,11 +92,30 @@ fn results(bundle: &Bundle, ending: &str) -> BTreeMap<String, String> {
 /// Programs that must work at all; the rest is to fail, and to fail alike.
 const FAIL: [&str; 6] = ["rm", "gcc", "dpkg_remove", "setpriv", "su", "missing"];
 
-fn compare(runtime: Runtime) {
-    let node = Node::start(runtime, &policy("audit"));
-    let (plain, guarded) = (bundle(&node), bundle(&node));
+/// Runs them through acctguard.
+fn run_guarded(node: &Node, entry: Entry) -> Bundle {
+    match entry {
+        Entry::Container => {
+            let guarded = bundle(node, &PROGRAMS);
+            node.run(&guarded).ok();
+            guarded
+        }
+        Entry::Exec => {
+            let guarded = bundle(node, &["/bin/busybox", "sleep", "3600"]);
+            node.create(&guarded).ok();
+            finish(node.shim().arg("start").arg(&guarded.id)).ok();
+            node.exec(&guarded, &PROGRAMS).ok();
+            finish(node.shim().args(["kill", &guarded.id, "KILL"])).ok();
+            guarded
+        }
+    }
+}
+
+fn compare(runtime: Runtime, mode: &str, entry: Entry) {
+    let node = Node::start(runtime, &policy(mode));
+    let plain = bundle(&node, &PROGRAMS);
     node.run_bare(&plain).ok();
-    node.run(&guarded).ok();
+    let guarded = run_guarded(&node, entry);
     let codes = results(&plain, "code");
     assert!(codes.len() >= 40, "only {} programs ran", codes.len());
     for (name, code) in &codes {
@@ -118,10 +147,20 @@ fn compare(runtime: Runtime) {
 
 #[test]
 fn runc_forty_programs_behave_the_same() {
-    compare(Runtime::Runc);
+    compare(Runtime::Runc, "audit", Entry::Container);
 }
 
 #[test]
 fn crun_forty_programs_behave_the_same() {
-    compare(Runtime::Crun);
+    compare(Runtime::Crun, "audit", Entry::Container);
+}
+
+#[test]
+fn runc_forty_programs_behave_the_same_sealed() {
+    compare(Runtime::Runc, "enforce", Entry::Container);
+}
+
+#[test]
+fn crun_forty_programs_behave_the_same_brokered() {
+    compare(Runtime::Crun, "enforce", Entry::Exec);
 }
