@@ -26,6 +26,7 @@ pub mod remote_memory;
 pub mod sealed_memory;
 pub mod seccomp_notify;
 pub mod shared_area;
+pub mod thread;
 
 /// An error number of the kernel, errno(3). Positive, as in user space; [`seccomp_notify::Listener::answer`] takes care of the sign.
 pub use rustix::io::Errno;

@@ -126,75 +126,6 @@ impl Facts {
     }
 }
 
-/// What file operations of a thread are checked against, credentials(7). Ids as our user namespace numbers them.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ThreadCredentials {
-    /// Effective uid.
-    pub effective_uid: u32,
-    /// Effective gid.
-    pub effective_gid: u32,
-    /// File system uid.
-    pub fs_uid: u32,
-    /// File system gid.
-    pub fs_gid: u32,
-    /// Supplementary groups.
-    pub groups: Vec<u32>,
-    /// Effective capabilities, one bit each.
-    pub effective_capabilities: u64,
-    /// Bounding set.
-    pub bounding_capabilities: u64,
-    /// File mode creation mask.
-    pub umask: u32,
-}
-
-/// The credentials of thread `tid`, out of `/proc/TID/status` (proc_pid_status(5)).
-///
-/// # Errors
-/// [`ProcessError`].
-pub fn thread_credentials(tid: u32) -> Result<ThreadCredentials, ProcessError> {
-    let folder = open_process(tid)?;
-    let text = read_file(&folder, tid, "status", MAX_STATUS_BYTES)?;
-    let parse = || {
-        let ids = |name: &[u8]| match numbers(field(&text, name)?, 10)?.as_slice() {
-            [_, effective, _, of_files] => Some((*effective, *of_files)),
-            _ => None,
-        };
-        let set = |name: &[u8]| u64::from_str_radix(std::str::from_utf8(field(&text, name)?).ok()?.trim(), 16).ok();
-        let ((effective_uid, fs_uid), (effective_gid, fs_gid)) = (ids(b"Uid:")?, ids(b"Gid:")?);
-        Some(ThreadCredentials {
-            effective_uid,
-            effective_gid,
-            fs_uid,
-            fs_gid,
-            groups: numbers(field(&text, b"Groups:")?, 10)?,
-            effective_capabilities: set(b"CapEff:")?,
-            bounding_capabilities: set(b"CapBnd:")?,
-            umask: numbers(field(&text, b"Umask:")?, 8)?.first().copied()?,
-        })
-    };
-    parse().ok_or(ProcessError::Format { pid: tid, file: "status" })
-}
-
-/// Device number of the terminal that controls thread `tid`'s session; `None` when none does (`tty_nr`, proc_pid_stat(5)).
-///
-/// # Errors
-/// [`ProcessError`].
-pub fn controlling_terminal(tid: u32) -> Result<Option<u64>, ProcessError> {
-    let folder = open_process(tid)?;
-    let text = read_file(&folder, tid, "stat", MAX_STATUS_BYTES)?;
-    parse_terminal(&text).ok_or(ProcessError::Format { pid: tid, file: "stat" })
-}
-
-/// Field 7: the minor number in bits 31 to 20 and 7 to 0, the major in 15 to 8.
-fn parse_terminal(text: &[u8]) -> Option<Option<u64>> {
-    let close = text.iter().rposition(|byte| *byte == b')')?;
-    let after = std::str::from_utf8(text.get(close.checked_add(1)?..)?).ok()?;
-    let number: i32 = after.split_ascii_whitespace().nth(4)?.parse().ok()?;
-    let number = number.cast_unsigned();
-    let (major, minor) = ((number >> 8) & 0xFF, (number & 0xFF) | ((number >> 12) & 0xFFF00));
-    Some((number != 0).then(|| rustix::fs::makedev(major, minor)))
-}
-
 /// Process `pid` and the processes it descends from, nearest first, at most `limit`. Ends early where one is gone.
 #[must_use]
 pub fn ancestry(pid: u32, limit: usize) -> Vec<Facts> {
@@ -264,11 +195,11 @@ impl Status {
 }
 
 /// The value of the line that starts with `name`.
-fn field<'text>(text: &'text [u8], name: &[u8]) -> Option<&'text [u8]> {
+pub(in crate::kernel) fn field<'text>(text: &'text [u8], name: &[u8]) -> Option<&'text [u8]> {
     text.split(|byte| *byte == b'\n').find_map(|line| line.strip_prefix(name))
 }
 
-fn numbers(text: &[u8], radix: u32) -> Option<Vec<u32>> {
+pub(in crate::kernel) fn numbers(text: &[u8], radix: u32) -> Option<Vec<u32>> {
     let text = std::str::from_utf8(text).ok()?;
     text.split_ascii_whitespace().map(|number| u32::from_str_radix(number, radix).ok()).collect()
 }
@@ -298,7 +229,7 @@ fn read_audit_id(folder: &OwnedFd, pid: u32, file: &'static str) -> Option<u32> 
     (id != UNSET_AUDIT_ID).then_some(id)
 }
 
-fn open_process(pid: u32) -> Result<OwnedFd, ProcessError> {
+pub(in crate::kernel) fn open_process(pid: u32) -> Result<OwnedFd, ProcessError> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     rustix::fs::openat(CWD, format!("/proc/{pid}"), flags, Mode::empty()).map_err(|source| match source {
         Errno::NOENT | Errno::SRCH => ProcessError::Gone(pid),
@@ -306,7 +237,12 @@ fn open_process(pid: u32) -> Result<OwnedFd, ProcessError> {
     })
 }
 
-fn read_file(folder: &OwnedFd, pid: u32, file: &'static str, limit: usize) -> Result<Vec<u8>, ProcessError> {
+pub(in crate::kernel) fn read_file(
+    folder: &OwnedFd,
+    pid: u32,
+    file: &'static str,
+    limit: usize,
+) -> Result<Vec<u8>, ProcessError> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOCTTY;
     rustix::fs::openat(folder, file, flags, Mode::empty()).and_then(|file| read_bounded(&file, limit)).map_err(
         |source| match source {

@@ -29,12 +29,12 @@ use crate::kernel::foreign_root::Searched;
 use crate::kernel::foreign_root::Task;
 use crate::kernel::pidfd;
 use crate::kernel::pidfd::PidfdError;
-use crate::kernel::process;
 use crate::kernel::remote_memory;
 use crate::kernel::remote_memory::ReadError;
 use crate::kernel::remote_memory::Unverified;
 use crate::kernel::seccomp_notify::Listener;
 use crate::kernel::seccomp_notify::Notification;
+use crate::kernel::thread;
 use crate::model::attempt::ObjectId;
 use crate::supervise::target::Likeness;
 use crate::supervise::target::Object;
@@ -192,7 +192,7 @@ impl Target for LiveTarget<'_> {
     }
 
     fn controlling_terminal(&self) -> Result<Object, TargetError> {
-        let number = self.valid(process::controlling_terminal(self.tid))?;
+        let number = self.valid(thread::controlling_terminal(self.tid))?;
         let device = number.map_err(|error| TargetError::Unable(error.to_string()))?;
         let none = || Err(TargetError::Nowhere(Errno::NXIO));
         let Some(device) = device else { return none() };

@@ -2,6 +2,7 @@
 //! may do is carried out for it ([`brokered`]).
 
 mod brokered;
+mod reply;
 mod sealed;
 
 use std::collections::VecDeque;
@@ -49,11 +50,12 @@ use crate::supervise::observe::Guarded;
 use crate::supervise::observe::Observation;
 use crate::supervise::observe::Seen;
 use crate::supervise::program_arguments;
+use crate::supervise::supervisor::reply::Kept;
+
+pub use crate::supervise::supervisor::reply::Reply;
 
 /// A call that comes again within this time with an answer undelivered is the same call: a signal cancelled and re-issued it.
 const REISSUE_WINDOW: Duration = Duration::from_millis(100);
-/// A deed whose reply did not arrive is kept for so long: for as long as a signal handler may run.
-const KEPT_WINDOW: Duration = Duration::from_secs(5);
 /// Most calls remembered for that.
 const MAX_RECENT: usize = 32;
 
@@ -84,54 +86,6 @@ struct Recent {
     at: Moment,
     answer: Answer,
     undelivered: bool,
-}
-
-/// A deed that was done for a call, and the reply to it.
-#[derive(Clone)]
-struct Kept {
-    tid: u32,
-    number: i32,
-    arguments: [u64; 6],
-    read: Vec<Vec<u8>>,
-    reply: Reply,
-    at: Moment,
-}
-
-impl Kept {
-    fn new(notification: &Notification, read: Vec<Vec<u8>>, reply: Reply, at: Moment) -> Self {
-        let Notification { tid, nr, args, .. } = *notification;
-        Self { tid, number: nr, arguments: args, read, reply, at }
-    }
-
-    /// Whether `notification` is the call that it was done for, its arguments in memory being `read`. Of what was read for the
-    /// deed, only the beginning may be known yet.
-    fn is_of(&self, notification: &Notification, read: &[Vec<u8>], now: Moment) -> bool {
-        (self.tid, self.number, self.arguments) == (notification.tid, notification.nr, notification.args)
-            && read.iter().all(|argument| self.read.contains(argument))
-            && now.since(self.at) <= KEPT_WINDOW
-    }
-}
-
-/// What the caller gets.
-#[derive(Debug, Clone)]
-pub enum Reply {
-    /// An answer of the listener.
-    Answer(Answer),
-    /// A descriptor that was opened for it.
-    Inject {
-        /// Opened.
-        file: Arc<OwnedFd>,
-        /// Closed on exec in its table.
-        close_on_exec: bool,
-    },
-    /// It waits for somebody else; the reply comes by itself.
-    Later,
-}
-
-impl Reply {
-    fn let_go(reason: ContinueReason) -> Self {
-        Self::Answer(Answer::Continue(reason))
-    }
 }
 
 /// Serves one listener.

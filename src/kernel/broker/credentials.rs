@@ -13,9 +13,9 @@ use serde::Deserialize;
 use serde::Serialize;
 
 use crate::kernel::Errno;
-use crate::kernel::process;
 use crate::kernel::process::ProcessError;
-use crate::kernel::process::ThreadCredentials;
+use crate::kernel::thread;
+use crate::kernel::thread::ThreadCredentials;
 
 /// Capabilities that a helper needs to take others' ids on (setresuid(2), setgroups(2)).
 pub(super) const CHANGE_IDS: CapabilitySet = CapabilitySet::SETUID.union(CapabilitySet::SETGID);
@@ -80,7 +80,7 @@ impl Credentials {
     /// # Errors
     /// [`CredentialError`].
     pub fn of_thread(tid: u32) -> Result<(Self, Home), CredentialError> {
-        let found = process::thread_credentials(tid)?;
+        let found = thread::thread_credentials(tid)?;
         let home = home(tid, &found)?;
         if home.user.is_none() {
             return Ok((Self::as_we_number(&found), home));

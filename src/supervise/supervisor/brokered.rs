@@ -21,9 +21,9 @@ use crate::supervise::moment::Moment;
 use crate::supervise::observe;
 use crate::supervise::observe::Guarded;
 use crate::supervise::observe::Observation;
-use crate::supervise::supervisor::Kept;
 use crate::supervise::supervisor::Reply;
 use crate::supervise::supervisor::Supervisor;
+use crate::supervise::supervisor::reply::Kept;
 
 /// How often a call is decided again because somebody exchanged what was decided about.
 const MAX_EXCHANGES: usize = 64;

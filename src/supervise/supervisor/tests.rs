@@ -230,9 +230,8 @@ fn serve(listener: &Listener, supervisor: &mut Supervisor, mut interrupted: Opti
                     supervisor.serve(&notification).expect("answer");
                     continue;
                 };
-                let answer = supervisor.handle(&notification);
+                let Reply::Answer(answer) = supervisor.handle(&notification) else { panic!("opened without a broker") };
                 stop_and_continue(pid);
-                let Reply::Answer(answer) = answer else { panic!("a descriptor, and no broker: {answer:?}") };
                 let delivery = listener.answer(notification.id, answer).expect("answer");
                 assert_eq!(delivery, Delivery::TargetGone);
                 supervisor.note_delivery(&notification, delivery);

@@ -1,0 +1,61 @@
+//! What the caller of an intercepted call gets, and what is kept of it should the call come again.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::kernel::seccomp_notify::Answer;
+use crate::kernel::seccomp_notify::ContinueReason;
+use crate::kernel::seccomp_notify::Notification;
+use crate::supervise::moment::Moment;
+
+/// A deed whose reply did not arrive is kept for so long: for as long as a signal handler may run.
+const KEPT_WINDOW: Duration = Duration::from_secs(5);
+
+/// A deed that was done for a call, and the reply to it.
+#[derive(Clone)]
+pub(super) struct Kept {
+    tid: u32,
+    number: i32,
+    arguments: [u64; 6],
+    read: Vec<Vec<u8>>,
+    pub(super) reply: Reply,
+    at: Moment,
+}
+
+impl Kept {
+    pub(super) fn new(notification: &Notification, read: Vec<Vec<u8>>, reply: Reply, at: Moment) -> Self {
+        let Notification { tid, nr, args, .. } = *notification;
+        Self { tid, number: nr, arguments: args, read, reply, at }
+    }
+
+    /// Whether `notification` is the call that it was done for, its arguments in memory being `read`. Of what was read for the
+    /// deed, only the beginning may be known yet.
+    pub(super) fn is_of(&self, notification: &Notification, read: &[Vec<u8>], now: Moment) -> bool {
+        (self.tid, self.number, self.arguments) == (notification.tid, notification.nr, notification.args)
+            && read.iter().all(|argument| self.read.contains(argument))
+            && now.since(self.at) <= KEPT_WINDOW
+    }
+}
+
+/// What the caller gets.
+#[derive(Debug, Clone)]
+pub enum Reply {
+    /// An answer of the listener.
+    Answer(Answer),
+    /// A descriptor that was opened for it.
+    Inject {
+        /// Opened.
+        file: Arc<OwnedFd>,
+        /// Closed on exec in its table.
+        close_on_exec: bool,
+    },
+    /// It waits for somebody else; the reply comes by itself.
+    Later,
+}
+
+impl Reply {
+    pub(super) fn let_go(reason: ContinueReason) -> Self {
+        Self::Answer(Answer::Continue(reason))
+    }
+}
