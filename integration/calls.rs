@@ -247,33 +247,7 @@ fn is_of(database: Option<&str>, wanted: &str) -> bool {
     database == Some(wanted) || (wanted.ends_with('/') && database.is_some_and(|path| path.starts_with(wanted)))
 }
 
-macro_rules! each_way {
-    ($($name:ident: $runtime:ident $mode:literal $entry:ident $abi:literal;)*) => {
-        $(#[test]
-        fn $name() {
-            check(Runtime::$runtime, $mode, Entry::$entry, $abi);
-        })*
-    };
-}
-
-each_way! {
-    runc_audit_container: Runc "audit" Container "native";
-    runc_audit_exec: Runc "audit" Exec "native";
-    runc_enforce_container: Runc "enforce" Container "native";
-    runc_enforce_exec: Runc "enforce" Exec "native";
-    crun_audit_container: Crun "audit" Container "native";
-    crun_audit_exec: Crun "audit" Exec "native";
-    crun_enforce_container: Crun "enforce" Container "native";
-    crun_enforce_exec: Crun "enforce" Exec "native";
-    runc_audit_container_i386: Runc "audit" Container "i386";
-    runc_audit_exec_i386: Runc "audit" Exec "i386";
-    runc_enforce_container_i386: Runc "enforce" Container "i386";
-    runc_enforce_exec_i386: Runc "enforce" Exec "i386";
-    crun_audit_container_i386: Crun "audit" Container "i386";
-    crun_audit_exec_i386: Crun "audit" Exec "i386";
-    crun_enforce_container_i386: Crun "enforce" Container "i386";
-    crun_enforce_exec_i386: Crun "enforce" Exec "i386";
-}
+each_way! { check }
 
 /// x32 calls carry the numbers of x86_64 with one bit set. The filter runs before the kernel looks whether it has that ABI
 /// at all (Debian's has it off), so in enforce they are refused and on record either way.

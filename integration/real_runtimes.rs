@@ -1,5 +1,75 @@
 //! acctguard from outside: its programs on the real runc and the real crun, in real containers.
 
+/// A test for each runtime, mode, way in and calling convention.
+macro_rules! each_way {
+    ($check:ident) => {
+        #[test]
+        fn runc_audit_container() {
+            $check(Runtime::Runc, "audit", Entry::Container, "native");
+        }
+        #[test]
+        fn runc_audit_exec() {
+            $check(Runtime::Runc, "audit", Entry::Exec, "native");
+        }
+        #[test]
+        fn runc_enforce_container() {
+            $check(Runtime::Runc, "enforce", Entry::Container, "native");
+        }
+        #[test]
+        fn runc_enforce_exec() {
+            $check(Runtime::Runc, "enforce", Entry::Exec, "native");
+        }
+        #[test]
+        fn crun_audit_container() {
+            $check(Runtime::Crun, "audit", Entry::Container, "native");
+        }
+        #[test]
+        fn crun_audit_exec() {
+            $check(Runtime::Crun, "audit", Entry::Exec, "native");
+        }
+        #[test]
+        fn crun_enforce_container() {
+            $check(Runtime::Crun, "enforce", Entry::Container, "native");
+        }
+        #[test]
+        fn crun_enforce_exec() {
+            $check(Runtime::Crun, "enforce", Entry::Exec, "native");
+        }
+        #[test]
+        fn runc_audit_container_i386() {
+            $check(Runtime::Runc, "audit", Entry::Container, "i386");
+        }
+        #[test]
+        fn runc_audit_exec_i386() {
+            $check(Runtime::Runc, "audit", Entry::Exec, "i386");
+        }
+        #[test]
+        fn runc_enforce_container_i386() {
+            $check(Runtime::Runc, "enforce", Entry::Container, "i386");
+        }
+        #[test]
+        fn runc_enforce_exec_i386() {
+            $check(Runtime::Runc, "enforce", Entry::Exec, "i386");
+        }
+        #[test]
+        fn crun_audit_container_i386() {
+            $check(Runtime::Crun, "audit", Entry::Container, "i386");
+        }
+        #[test]
+        fn crun_audit_exec_i386() {
+            $check(Runtime::Crun, "audit", Entry::Exec, "i386");
+        }
+        #[test]
+        fn crun_enforce_container_i386() {
+            $check(Runtime::Crun, "enforce", Entry::Container, "i386");
+        }
+        #[test]
+        fn crun_enforce_exec_i386() {
+            $check(Runtime::Crun, "enforce", Entry::Exec, "i386");
+        }
+    };
+}
+
 mod accounts;
 mod bad_input;
 mod call_findings;
