@@ -75,7 +75,9 @@ fn databases_cannot_be_changed_and_everything_else_can() {
         r#"open(F, ">", "/etc/passwd+")"#,
         r#"open(F, ">", "/etc/new.conf")"#,
         r#"symlink("/tmp/x", "/etc/passwd.new")"#,
-        r#"mkdir("/newtop")"#,
+        // a directory may be made, and is as sealed as the one it is in
+        r#"do { mkdir("/etc/later"); open(F, ">", "/etc/later/x") }"#,
+        r#"rename("/etc/app", "/etc/moved")"#,
     ] {
         assert_eq!(etc.errno_of(refused), eacces, "{refused} must be refused with EACCES");
     }
@@ -98,6 +100,8 @@ fn databases_cannot_be_changed_and_everything_else_can() {
         r#"open(F, ">", "/etc/app/own.conf")"#,
         r#"rename("/etc/app/own.conf", "/etc/app/other.conf")"#,
         r#"open(F, ">", "/dev/null")"#,
+        r#"mkdir("/etc/another")"#,
+        r#"do { use Socket; socket(S, PF_UNIX, SOCK_STREAM, 0) && bind(S, pack_sockaddr_un("/etc/own.sock")) }"#,
         r#"do { my $p = "/var/tmp/acctguard-launch.$$"; open(F, ">", $p) && unlink($p) }"#,
     ] {
         assert_eq!(etc.errno_of(allowed), 0, "{allowed} must work");
