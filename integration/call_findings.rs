@@ -21,8 +21,8 @@ const PASSWD: &str = "/etc/passwd";
 const NEW: &str = "/srv/accounts/new";
 const HELD: &str = "/var/lib/extrausers/";
 
-/// The call is made in a mount namespace of its own: nothing changes for anybody else.
-const HARMLESS: &str = "pivot_root";
+/// A root of its own, in a mount namespace of its own, and an empty directory: nothing changes for anybody else.
+const HARMLESS: [&str; 2] = ["pivot_root", "rmdir"];
 
 const EPERM: i32 = 1;
 
@@ -50,9 +50,11 @@ fn expected(name: &str) -> Expected {
         "unlink" | "unlinkat" | "pivot_root-shared" => (Some(PASSWD), Some("database_removed")),
         "umount2" => (Some(HELD), Some("database_removed")),
         "link-new" | "symlink" | "symlinkat" | "mknod" | "mknodat" => (Some(NEW), Some("database_created")),
-        HARMLESS => (None, None),
+        "pivot_root" | "rmdir" => (None, None),
         "open_tree" => (Some(PASSWD), None),
         "io_uring_setup" => (None, None),
+        // switched off again it leaves one record of the process that did
+        "acct" => (None, Some("database_changed")),
         "execve" | "execveat" => (Some(PASSWD), Some("account_added")),
         "link" | "linkat" => (Some(PASSWD), Some("permissions_changed")),
         attribute => {
@@ -193,7 +195,7 @@ fn check_enforce(events: &[Event], made: &Made, bare: i32, entry: Entry, abi: &s
     assert_eq!(std::fs::read(made.held.join("passwd")).expect("read"), b"extra:x:5000:5000::/:/bin/sh\n", "{context}");
     assert!(!made.bundle.path(NEW).exists(), "{context}: a database was created");
     let findings = of(events, Kind::AccountFinding, &made.bundle.id);
-    if made.name == HARMLESS {
+    if HARMLESS.contains(&made.name.as_str()) {
         assert_eq!(made.status, bare, "{context}");
         assert!(findings.is_empty(), "{context}: {findings:#?}");
         return;

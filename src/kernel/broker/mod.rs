@@ -46,6 +46,7 @@ use crate::kernel::fd_passing;
 use crate::kernel::fd_passing::PassingError;
 use crate::kernel::foreign_root::Searched;
 
+pub use crate::kernel::raw::questions::has_x32;
 pub use credentials::CredentialError;
 pub use credentials::Credentials;
 pub use credentials::Home;

@@ -1,4 +1,4 @@
-//! Two harmless questions to the kernel that no safe wrapper asks.
+//! Harmless questions to the kernel that no safe wrapper asks.
 
 use nix::libc;
 use rustix::io::Errno;
@@ -15,6 +15,21 @@ pub fn abi_version() -> Result<u32, Errno> {
         libc::syscall(libc::SYS_landlock_create_ruleset, std::ptr::null::<libc::c_void>(), 0_usize, 1_u32)
     })?;
     u32::try_from(version).map_err(|_| Errno::OVERFLOW)
+}
+
+/// Whether the kernel has the x32 convention (`CONFIG_X86_X32_ABI`): getpid(2) is asked for in it. Without it such calls are
+/// ENOSYS, whatever they ask.
+#[cfg(target_arch = "x86_64")]
+pub fn has_x32() -> bool {
+    const X32_BIT: libc::c_long = 0x4000_0000;
+    // SAFETY: getpid(2) takes no arguments and touches no memory.
+    unsafe { libc::syscall(libc::SYS_getpid | X32_BIT) >= 0 }
+}
+
+/// There is no x32 elsewhere.
+#[cfg(not(target_arch = "x86_64"))]
+pub fn has_x32() -> bool {
+    false
 }
 
 /// Whether io_uring_setup(2) answers at all: the call is made with no parameters and must fail.

@@ -21,6 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::kernel::Errno;
+use crate::kernel::broker;
 use crate::kernel::broker::BrokerError;
 use crate::kernel::broker::CredentialError;
 use crate::kernel::broker::Credentials;
@@ -36,6 +37,7 @@ use crate::supervise::broker::plan::Planner;
 use crate::supervise::broker::remembering::Remembering;
 use crate::supervise::broker::waiting::Waiting;
 use crate::supervise::decode::Request;
+use crate::supervise::decode::abi::Abi;
 use crate::supervise::target::TargetError;
 
 /// How long a helper may take to start.
@@ -126,6 +128,10 @@ impl Broker {
         request: &Request,
         target: &Remembering<'_>,
     ) -> Result<CarriedOut, CannotCarryOut> {
+        // the kernel refuses what it has no convention for; a helper would know how
+        if request.abi == Abi::X32 && !broker::has_x32() {
+            return Ok(CarriedOut::Failed(Errno::NOSYS));
+        }
         let credentials = Credentials::of_thread(notification.tid);
         if !listener.is_valid(notification.id) {
             return Ok(CarriedOut::Gone);
