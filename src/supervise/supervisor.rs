@@ -1,5 +1,5 @@
 //! One listener: each notification is decoded, observed, decided, recorded, and only then answered. What an enforced workload
-//! may do is carried out for it ([`brokered`]).
+//! may do is carried out for it (`brokered`).
 
 mod brokered;
 mod reply;

@@ -106,7 +106,7 @@ pub struct Helper {
 }
 
 impl Helper {
-    /// Starts `program` with `arguments`, by which it must call [`serve`], for threads that live in `home`.
+    /// Starts `program` with `arguments`, by which it must call [`serve()`], for threads that live in `home`.
     ///
     /// # Errors
     /// [`BrokerError::Start`], [`BrokerError::Enter`].

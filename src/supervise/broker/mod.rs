@@ -1,6 +1,6 @@
 //! Carries out calls for the process that made them, so that nothing which was decided can be exchanged before the kernel acts.
 //!
-//! [`plan`] says what is to be done, on arguments read once ([`remembering`]); a [`Helper`] does it as the process would have.
+//! `plan` says what is to be done, on arguments read once ([`remembering`]); a [`Helper`] does it as the process would have.
 //! A helper is kept for the namespaces it was started for; one that waits in an open (a FIFO without a reader, a terminal
 //! without a carrier) is set aside with its call, and ends with it.
 //!
@@ -54,7 +54,7 @@ const CAP_DAC_READ_SEARCH: u32 = 2;
 pub struct HelperProgram {
     /// Program.
     pub path: String,
-    /// Arguments by which it calls [`crate::kernel::broker::serve`].
+    /// Arguments by which it calls [`crate::kernel::broker::serve()`].
     pub arguments: Vec<String>,
 }
 
