@@ -168,6 +168,7 @@ fn actor() -> Actor {
         capabilities: list(&["CAP_CHOWN"]),
         ancestry: vec![process()],
         session: text("3f2"),
+        container: Some("9c1f".into()),
         gone: true,
     }
 }

@@ -81,6 +81,7 @@ mod evasion;
 mod fidelity;
 mod harness;
 mod landlock;
+mod neighbours;
 mod programs;
 mod seal;
 mod seal_roots;

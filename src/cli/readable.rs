@@ -198,7 +198,8 @@ fn process(actor: &Actor) -> String {
     let name = program.rsplit('/').find(|part| !part.is_empty()).unwrap_or(program);
     let pid = actor.container_pid.unwrap_or(actor.pid);
     let uid = actor.container_uid.unwrap_or(actor.uid);
-    format!("{} (pid {pid}, uid {uid})", text(name))
+    let of = actor.container.as_ref().map(|id| format!(" of container {}", text(id))).unwrap_or_default();
+    format!("{} (pid {pid}, uid {uid}){of}", text(name))
 }
 
 fn exec(session: &Session) -> String {

@@ -21,6 +21,7 @@ pub mod housekeeping;
 pub mod identification;
 pub mod last_good;
 pub mod listener_server;
+mod neighbours;
 pub mod refusal_watch;
 pub mod registry;
 pub mod service;

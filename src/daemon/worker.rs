@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use crate::daemon::case_thread::OpenCase;
 use crate::daemon::hand_over::Message;
+use crate::daemon::neighbours::Others;
 use crate::daemon::registry::Guarded;
 use crate::daemon::service::Service;
 use crate::daemon::startup;
@@ -56,6 +57,10 @@ pub struct Label {
 /// This program, as a helper of the broker.
 fn helper_program() -> HelperProgram {
     HelperProgram { path: "/proc/self/exe".to_owned(), arguments: vec![startup::BE_A_HELPER.to_owned()] }
+}
+
+fn others(service: &Arc<Service>, guarded: &Guarded) -> Arc<Others> {
+    Arc::new(Others { service: Arc::clone(service), own: guarded.id.clone() })
 }
 
 /// Why a listener is not served.
@@ -138,8 +143,9 @@ fn start(
     let recorder: Arc<dyn Recorder> = Arc::<OpenCase>::clone(&open);
     let origin = Origin { pid: label.pid, session, ground: label.ground };
     let may_see_others = origin.session.is_some().then_some((new_supervisor, origin.clone()));
-    let supervisor =
-        new_supervisor(Arc::clone(&listener), Arc::clone(&open.case), recorder, origin).with_broker(helper_program());
+    let supervisor = new_supervisor(Arc::clone(&listener), Arc::clone(&open.case), recorder, origin)
+        .with_broker(helper_program())
+        .with_neighbours(others(service, &guarded));
     drop(open);
     guarded.add_listener();
     let worker = Worker {
@@ -181,7 +187,8 @@ impl Worker {
         tracing::info!(container = self.guarded.id.as_str(), "an exec session sees other databases than its container");
         let recorder: Arc<dyn Recorder> = Arc::<OpenCase>::clone(&view);
         let supervisor = new_supervisor(Arc::clone(&self.listener), Arc::clone(&view.case), recorder, origin);
-        self.supervisor = supervisor.with_broker(helper_program());
+        let others = others(&self.service, &self.guarded);
+        self.supervisor = supervisor.with_broker(helper_program()).with_neighbours(others);
         self.view = Some(view);
     }
 

@@ -48,6 +48,7 @@ impl Acting {
             capabilities: process::capability_names(facts.effective_capabilities),
             ancestry: ancestors.iter().map(ancestor).collect(),
             session: session.map(str::to_owned),
+            container: None,
             gone: false,
         };
         Ok(Self { actor, lineage, start_time_ticks: facts.start_time_ticks })
@@ -71,6 +72,14 @@ impl Acting {
     pub fn becomes(&mut self, exe: Option<&[u8]>, argv: &[String]) {
         self.actor.exe = exe.map(redact::printable);
         self.actor.argv = shown(argv);
+    }
+
+    /// The same, as events of another container show it.
+    #[must_use]
+    pub fn seen_by_neighbour(&self, own: &str) -> Self {
+        let mut acting = self.clone();
+        acting.actor.container = Some(own.to_owned());
+        acting
     }
 
     /// Its pid on the host.

@@ -5,6 +5,7 @@
 //! of its own. An act that changed and was refused nothing is no finding, but it is remembered: the descriptor it opened
 //! may be written to later.
 
+use std::collections::BTreeSet;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -24,6 +25,7 @@ use crate::model::event::Kind;
 use crate::model::event::Outcome;
 use crate::model::event::Severity;
 use crate::model::policy::Applied;
+use crate::model::workload::ContainerId;
 use crate::supervise::actor::Acting;
 use crate::supervise::attribution;
 use crate::supervise::attribution::Writer;
@@ -38,6 +40,7 @@ use crate::supervise::moment::Moment;
 use crate::supervise::surroundings::LiveSurroundings;
 use crate::supervise::surroundings::Surroundings;
 
+mod intervals;
 mod refused;
 
 /// Most acts remembered for what their open descriptors may still do.
@@ -82,6 +85,8 @@ struct State {
     remembered: VecDeque<Act>,
     /// First and last change told by fanotify since the databases were read.
     changed: Option<(Moment, Moment)>,
+    /// When the databases were read last.
+    read_at: Moment,
     writers: Vec<Writer>,
     /// Somebody was let change the root of all processes.
     root_moves: bool,
@@ -94,6 +99,8 @@ pub struct Case {
     root: Arc<RwLock<Arc<ContainerRoot>>>,
     surroundings: Box<dyn Surroundings>,
     policy: LivePolicy,
+    /// The file systems that its databases lay on when they were read last.
+    devices: Mutex<BTreeSet<u64>>,
     /// Held while the databases are read to tell what changed.
     reading: Mutex<()>,
     state: Mutex<State>,
@@ -116,6 +123,7 @@ impl Case {
         let watched: Arc<[DatabasePath]> = Arc::from(identity.policy.current().databases.as_slice());
         let known = surroundings.snapshot(&watched);
         let policy = identity.policy.clone();
+        let devices = Mutex::new(surroundings.devices(&watched));
         let state = State {
             identity,
             known,
@@ -123,12 +131,13 @@ impl Case {
             acts: Vec::new(),
             remembered: VecDeque::new(),
             changed: None,
+            read_at: Moment::now(),
             writers: Vec::new(),
             root_moves: false,
             unrecorded: None,
             counts: Counts::default(),
         };
-        Self { root, surroundings, policy, reading: Mutex::new(()), state: Mutex::new(state) }
+        Self { root, surroundings, policy, devices, reading: Mutex::new(()), state: Mutex::new(state) }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -143,9 +152,22 @@ impl Case {
         let watched: Arc<[DatabasePath]> = Arc::from(self.policy.current().databases.as_slice());
         self.state().identity.init = init;
         let known = self.surroundings.snapshot(&watched);
+        self.note_devices(&watched);
         let mut state = self.state();
         state.known = known;
         state.watched = watched;
+    }
+
+    fn note_devices(&self, databases: &[DatabasePath]) {
+        let devices = self.surroundings.devices(databases);
+        *self.devices.lock().unwrap_or_else(PoisonError::into_inner) = devices;
+    }
+
+    /// Whether one of its databases, or a directory above one, lay on one of the file systems when they were read last.
+    #[must_use]
+    pub fn is_on_any(&self, devices: &[u64]) -> bool {
+        let known = self.devices.lock().unwrap_or_else(PoisonError::into_inner);
+        devices.iter().any(|device| known.contains(device))
     }
 
     /// The container's root.
@@ -164,6 +186,12 @@ impl Case {
     pub fn replace_policy(&self, applied: Applied, now: Moment) {
         self.policy.replace(applied);
         self.request_check(now);
+    }
+
+    /// Which container it is about.
+    #[must_use]
+    pub fn container_id(&self) -> ContainerId {
+        self.state().identity.container.id.clone()
     }
 
     /// Pid of the container's init on the host; 0 when unknown.
@@ -254,7 +282,7 @@ impl Case {
         let limit = state.acts.iter().map(|act| act.limit_in(now)).min();
         let acts = pause.into_iter().chain(limit).min();
         let change = state.changed.map(|(first, last)| change_wait(first, last, now));
-        acts.or(change)
+        acts.or(change).or_else(|| self.interval_left(&state, now))
     }
 
     /// The events that are due: repeats of attempts, and findings. To be recorded by the caller.
@@ -263,7 +291,8 @@ impl Case {
             let over = state.acts.iter().all(|act| act.is_over(now, |acting| self.surroundings.is_alive(acting)));
             let at_limit = state.acts.iter().any(|act| act.is_at_limit(now));
             let changed = state.changed.is_some_and(|(first, last)| change_wait(first, last, now).is_zero());
-            (!state.acts.is_empty() || changed) && (over || at_limit)
+            let interval_is_over = || self.interval_left(state, now).is_some_and(|left| left.is_zero());
+            (!state.acts.is_empty() || changed || interval_is_over()) && (over || at_limit)
         })
     }
 
@@ -293,6 +322,7 @@ impl Case {
         }
         let read = self.surroundings.snapshot(&watched);
         let policy = self.policy.current();
+        self.note_devices(&policy.databases);
         // other databases than before: what they hold now is where they begin
         let begun_anew = (policy.databases != *watched).then(|| self.surroundings.snapshot(&policy.databases));
         let mut state = self.state();
@@ -304,6 +334,7 @@ impl Case {
             unexplained.retain(|change| read.get(&change.database).is_some());
         }
         state.known = read;
+        state.read_at = now;
         if let Some(known) = begun_anew {
             state.known = known;
             state.watched = Arc::from(policy.databases.as_slice());

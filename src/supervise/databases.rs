@@ -5,6 +5,8 @@
 //! A database that is a symbolic link has two entries: the link, and what it leads to.
 //! Everything is looked up afresh for each call that needs it, because a rename over a database changes its object.
 
+use std::collections::BTreeSet;
+
 use crate::kernel::foreign_root::Follow;
 use crate::model::attempt::DatabasePath;
 use crate::model::attempt::ObjectId;
@@ -139,6 +141,26 @@ impl Located {
             self.directories.iter().find(held).map(|(database, ..)| database)
         })
     }
+}
+
+/// The file systems that `databases` and the directories above them lie on, by device number.
+#[must_use]
+pub fn devices(view: &dyn RootView, databases: &[DatabasePath]) -> BTreeSet<u64> {
+    let mut devices = BTreeSet::new();
+    let mut add = |place: Place| {
+        devices.extend(place.parent.map(|parent| parent.device));
+        devices.extend(place.object.map(|object| object.id.device));
+    };
+    for database in databases {
+        let path = database.as_str().trim_end_matches('/');
+        add(view.look_up(path, Follow::Last));
+        for (end, _) in path.match_indices('/') {
+            let (directory, name) = split(path.get(..end).unwrap_or_default());
+            add(view.entry(directory, name));
+        }
+    }
+    add(view.look_up("/", Follow::Last));
+    devices
 }
 
 impl Ancestors {

@@ -27,6 +27,7 @@ pub mod incident;
 pub mod live_policy;
 pub mod live_target;
 pub mod moment;
+pub mod neighbours;
 pub mod observe;
 pub mod program_arguments;
 pub mod supervisor;

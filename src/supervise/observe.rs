@@ -9,6 +9,7 @@ use crate::kernel::foreign_root::Base;
 use crate::model::attempt::Attempt;
 use crate::model::attempt::DatabasePath;
 use crate::model::attempt::Effect;
+use crate::model::workload::ContainerId;
 use crate::supervise::account_tools;
 use crate::supervise::argument::Argument;
 use crate::supervise::argument::OpenHow;
@@ -22,6 +23,8 @@ use crate::supervise::decode::Request;
 use crate::supervise::decode::abi::Abi;
 use crate::supervise::decode::flags;
 use crate::supervise::decode::flags::OpenFlags;
+use crate::supervise::neighbours::Neighbours;
+use crate::supervise::neighbours::devices_of;
 use crate::supervise::program_arguments;
 use crate::supervise::target::ObjectKind;
 use crate::supervise::target::Place;
@@ -40,6 +43,8 @@ pub struct Seen {
     pub proposed: Option<Vec<u8>>,
     /// Arguments of the account tool about to run, unredacted: for deriving changes only.
     pub tool_arguments: Vec<String>,
+    /// The other container whose database it is.
+    pub neighbour: Option<ContainerId>,
 }
 
 /// What a request comes to.
@@ -61,6 +66,8 @@ pub struct Guarded<'a> {
     pub root: &'a dyn RootView,
     /// What is protected.
     pub databases: &'a [DatabasePath],
+    /// Other containers, with theirs.
+    pub neighbours: &'a dyn Neighbours,
 }
 
 /// Says what `request`, made by `target`, means for the databases.
@@ -91,7 +98,7 @@ pub fn unresolved(call: &'static str) -> Seen {
         object: None,
         flags: Vec::new(),
     };
-    Seen { attempt, proposed: None, tool_arguments: Vec::new() }
+    Seen { attempt, proposed: None, tool_arguments: Vec::new(), neighbour: None }
 }
 
 struct Observer<'a> {
@@ -102,6 +109,8 @@ struct Observer<'a> {
 }
 
 type SeenOrError = Result<Vec<Seen>, TargetError>;
+/// Finds one of the databases below a root.
+type Find<'a> = dyn Fn(&dyn RootView, &[DatabasePath]) -> Option<DatabasePath> + 'a;
 
 impl Observer<'_> {
     /// The table of effects.
@@ -151,10 +160,6 @@ impl Observer<'_> {
         Argument::read(self.target, path)
     }
 
-    fn located(&self) -> Located {
-        Located::look_up(self.guarded.root, self.guarded.databases)
-    }
-
     fn ancestors(&self) -> Ancestors {
         Ancestors::look_up(self.guarded.root, self.guarded.databases)
     }
@@ -169,7 +174,7 @@ impl Observer<'_> {
             object: argument.place.object.as_ref().map(|object| object.id),
             flags,
         };
-        Seen { attempt, proposed: None, tool_arguments: Vec::new() }
+        Seen { attempt, proposed: None, tool_arguments: Vec::new(), neighbour: None }
     }
 
     fn without_database(&self, effect: Effect, argument: Option<&Argument>, flags: Vec<&'static str>) -> Seen {
@@ -186,8 +191,24 @@ impl Observer<'_> {
 
     /// An attempt on the directory entry at `argument`, when it is a database's.
     fn entry(&self, effect: Effect, argument: &Argument, flags: Vec<&'static str>) -> Option<Seen> {
-        let located = self.located();
-        located.by_entry(&argument.place).map(|database| self.attempt(effect, database, argument, flags))
+        let find = |root: &dyn RootView, databases: &[DatabasePath]| {
+            Located::look_up(root, databases).by_entry(&argument.place).cloned()
+        };
+        self.anywhere(effect, argument, flags, &find)
+    }
+
+    /// An attempt on the database that `find` finds: among this container's, else among those of another that has some on the
+    /// same file system.
+    fn anywhere(&self, effect: Effect, argument: &Argument, flags: Vec<&'static str>, find: &Find<'_>) -> Option<Seen> {
+        if let Some(database) = find(self.guarded.root, self.guarded.databases) {
+            return Some(self.attempt(effect, &database, argument, flags));
+        }
+        let neighbours = self.guarded.neighbours.near(&devices_of(&argument.place));
+        neighbours.into_iter().find_map(|neighbour| {
+            let database = find(neighbour.case.root().as_ref(), &neighbour.case.policy().databases)?;
+            let seen = self.attempt(effect, &database, argument, flags.clone());
+            Some(Seen { neighbour: Some(neighbour.id), ..seen })
+        })
     }
 
     /// An attempt on the object at `argument`, when it is a database.
@@ -196,8 +217,10 @@ impl Observer<'_> {
         if !matches!(kind, ObjectKind::Regular | ObjectKind::Symlink) {
             return None; // spares the look-up for what is opened most: devices, pipes, directories
         }
-        let located = self.located();
-        located.by_object(&argument.place).map(|database| self.attempt(effect, database, argument, flags))
+        let find = |root: &dyn RootView, databases: &[DatabasePath]| {
+            Located::look_up(root, databases).by_object(&argument.place).cloned()
+        };
+        self.anywhere(effect, argument, flags, &find)
     }
 
     fn open(&self, path: PathArgument, flags: OpenFlags) -> SeenOrError {
@@ -262,9 +285,10 @@ impl Observer<'_> {
     }
 
     fn ancestor(&self, argument: &Argument, flags: &[&'static str]) -> Option<Seen> {
-        let ancestors = self.ancestors();
-        let database = ancestors.find(&argument.place)?;
-        Some(self.attempt(Effect::ReplacesAncestor, database, argument, flags.to_vec()))
+        let find = |root: &dyn RootView, databases: &[DatabasePath]| {
+            Ancestors::look_up(root, databases).find(&argument.place).cloned()
+        };
+        self.anywhere(Effect::ReplacesAncestor, argument, flags.to_vec(), &find)
     }
 
     fn rename(&self, old: PathArgument, new: PathArgument, flags: u32) -> SeenOrError {

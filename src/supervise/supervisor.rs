@@ -2,6 +2,7 @@
 //! may do is carried out for it (`brokered`).
 
 mod brokered;
+mod decided;
 mod reply;
 mod sealed;
 
@@ -12,7 +13,6 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use crate::kernel::Errno;
 use crate::kernel::process::Facts;
 use crate::kernel::seccomp_notify::Added;
 use crate::kernel::seccomp_notify::Answer;
@@ -21,17 +21,12 @@ use crate::kernel::seccomp_notify::Delivery;
 use crate::kernel::seccomp_notify::Listener;
 use crate::kernel::seccomp_notify::ListenerError;
 use crate::kernel::seccomp_notify::Notification;
-use crate::model::attempt::Effect;
 use crate::model::event::Kind;
-use crate::model::event::Outcome;
 use crate::model::event::Session;
 use crate::model::event::Severity;
 use crate::model::policy::Applied;
 use crate::model::policy::Ground;
 use crate::model::policy::Mode;
-use crate::model::policy::decide::Decision;
-use crate::model::policy::decide::decide;
-use crate::supervise::RecordError;
 use crate::supervise::Recorder;
 use crate::supervise::actor;
 use crate::supervise::actor::Acting;
@@ -42,13 +37,13 @@ use crate::supervise::decode::Decoded;
 use crate::supervise::decode::Operation;
 use crate::supervise::decode::Request;
 use crate::supervise::decode::decode;
-use crate::supervise::incident::Sighting;
 use crate::supervise::live_target::LiveTarget;
 use crate::supervise::moment::Moment;
+use crate::supervise::neighbours::Alone;
+use crate::supervise::neighbours::Neighbours;
 use crate::supervise::observe;
 use crate::supervise::observe::Guarded;
 use crate::supervise::observe::Observation;
-use crate::supervise::observe::Seen;
 use crate::supervise::program_arguments;
 use crate::supervise::supervisor::reply::Kept;
 
@@ -102,6 +97,7 @@ pub struct Supervisor {
     /// Deeds whose reply did not reach the caller: a signal cancelled its call, and it comes again.
     undelivered: VecDeque<Kept>,
     told_broken_broker: bool,
+    neighbours: Arc<dyn Neighbours>,
     /// What a sealed workload was granted; `None` where it is not sealed, or where that was not seen.
     granted: Option<sealed::Granted>,
 }
@@ -121,6 +117,7 @@ impl Supervisor {
             last_deed: None,
             undelivered: VecDeque::new(),
             told_broken_broker: false,
+            neighbours: Arc::new(Alone),
             granted: None,
         }
     }
@@ -129,6 +126,12 @@ impl Supervisor {
     #[must_use]
     pub fn with_broker(self, program: HelperProgram) -> Self {
         Self { broker: Some(Broker::new(program)), ..self }
+    }
+
+    /// The same, beside other containers.
+    #[must_use]
+    pub fn with_neighbours(self, neighbours: Arc<dyn Neighbours>) -> Self {
+        Self { neighbours, ..self }
     }
 
     /// A supervisor for a listener that was adopted while its workload runs.
@@ -252,7 +255,9 @@ impl Supervisor {
     fn observe(&self, notification: &Notification, request: &Request, policy: &Applied) -> Observation {
         let target = LiveTarget::new(&self.listener, notification);
         let root = self.case.root();
-        observe::observe(request, &target, &Guarded { root: root.as_ref(), databases: &policy.databases })
+        let guarded =
+            Guarded { root: root.as_ref(), databases: &policy.databases, neighbours: self.neighbours.as_ref() };
+        observe::observe(request, &target, &guarded)
     }
 
     /// Takes the arguments of an exec that nobody registered from its first execve, and records the exec.
@@ -289,60 +294,6 @@ impl Supervisor {
         self.listener.is_valid(notification.id).then_some(acting)
     }
 
-    fn decide(
-        &mut self,
-        notification: &Notification,
-        seen: Vec<Seen>,
-        policy: &Applied,
-        is_first_execve: bool,
-        now: Moment,
-    ) -> Answer {
-        let Some(mut acting) = self.acting(notification) else {
-            return Answer::Continue(ContinueReason::NotAnAccountDatabase);
-        };
-        if let Some(tool) = seen.first().filter(|seen| is_first_execve && !seen.tool_arguments.is_empty()) {
-            // what runs until now is the runtime's own program, which is nobody of the container
-            acting.becomes(tool.attempt.object_path.as_deref(), &tool.tool_arguments);
-        }
-        let decisions: Vec<Decision> = seen.iter().map(|seen| decide(policy, &seen.attempt)).collect();
-        let is_blocked = decisions.iter().any(|decision| matches!(decision, Decision::Block { .. }));
-        let mut answer = if is_blocked { Answer::Errno(Errno::PERM) } else { let_go(policy, &seen) };
-        let acting = Arc::new(acting);
-        if seen.iter().any(|seen| seen.attempt.effect == Effect::ReplacesAncestor) {
-            self.case.root().forget();
-        }
-        for (seen, decision) in seen.into_iter().zip(decisions) {
-            let (Decision::Allow { rule } | Decision::Block { rule, .. }) = decision;
-            let sighting = Sighting {
-                seen,
-                acting: Arc::clone(&acting),
-                session: self.origin.session.clone(),
-                outcome: if is_blocked { Outcome::Blocked } else { Outcome::Allowed },
-                policy: policy.reference(&rule),
-                at: now,
-            };
-            if let Err(error) = self.record(sighting, now) {
-                self.case.note_unrecorded(&error.reason);
-                answer = if policy.mode == Mode::Enforce {
-                    Answer::Errno(Errno::PERM)
-                } else {
-                    Answer::Continue(ContinueReason::OwnFailure)
-                };
-            }
-        }
-        self.remember(notification, answer, now);
-        answer
-    }
-
-    fn record(&self, sighting: Sighting, now: Moment) -> Result<(), RecordError> {
-        let Some(event) = self.case.note_attempt(sighting) else { return Ok(()) };
-        self.recorder.record(event)?;
-        match self.case.take_unrecorded(now) {
-            Some(event) => self.recorder.record(event),
-            None => Ok(()),
-        }
-    }
-
     fn remember(&mut self, notification: &Notification, answer: Answer, now: Moment) {
         self.recent.retain(|recent| !recent.is_of(notification));
         if self.recent.len() >= MAX_RECENT {
@@ -363,15 +314,6 @@ impl Recent {
     fn is_of(&self, notification: &Notification) -> bool {
         (self.tid, self.number, self.arguments) == (notification.tid, notification.nr, notification.args)
     }
-}
-
-fn let_go(policy: &Applied, seen: &[Seen]) -> Answer {
-    let only_programs = seen.iter().all(|seen| seen.attempt.effect == Effect::RunsAccountTool);
-    Answer::Continue(match policy.mode {
-        Mode::Off | Mode::Audit => ContinueReason::AuditOnly,
-        Mode::Enforce if only_programs => ContinueReason::StartsProgram,
-        Mode::Enforce => ContinueReason::AllowedByPolicy,
-    })
 }
 
 /// A session for an exec that nobody registered.

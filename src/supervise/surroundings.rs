@@ -1,5 +1,6 @@
 //! What a case needs from outside: the databases as they are, and who still runs.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::PoisonError;
 use std::sync::RwLock;
@@ -9,11 +10,15 @@ use crate::model::attempt::DatabasePath;
 use crate::supervise::actor::Acting;
 use crate::supervise::baseline;
 use crate::supervise::container_root::ContainerRoot;
+use crate::supervise::databases;
 
 /// What a case needs from outside; the real one is the container's root and `/proc`.
 pub trait Surroundings: Send + Sync {
     /// The databases as they are.
     fn snapshot(&self, databases: &[DatabasePath]) -> Databases;
+
+    /// The file systems that the databases and the directories above them lie on.
+    fn devices(&self, databases: &[DatabasePath]) -> BTreeSet<u64>;
 
     /// Goes on with the root directory of process `init` where that is another one by now: somebody called pivot_root(2).
     fn follow_root(&self, init: u32);
@@ -35,6 +40,11 @@ impl Surroundings for LiveSurroundings {
     fn snapshot(&self, databases: &[DatabasePath]) -> Databases {
         let root = Arc::clone(&self.root.read().unwrap_or_else(PoisonError::into_inner));
         baseline::snapshot(root.as_fd(), databases)
+    }
+
+    fn devices(&self, databases: &[DatabasePath]) -> BTreeSet<u64> {
+        let root = Arc::clone(&self.root.read().unwrap_or_else(PoisonError::into_inner));
+        databases::devices(root.as_ref(), databases)
     }
 
     fn follow_root(&self, init: u32) {

@@ -67,6 +67,9 @@ pub struct Actor {
     /// Id of the exec session it belongs to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session: Option<String>,
+    /// Id of the container it belongs to, when that is another than the event's: it reached for a neighbour's database.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container: Option<String>,
     /// Whether it was gone before it could be looked at: no more is told of it than a witness knew.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub gone: bool,

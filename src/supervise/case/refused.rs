@@ -80,7 +80,12 @@ impl Case {
         };
         let mut state = self.state();
         let mut sighting = Sighting {
-            seen: Seen { attempt: attempt(refusal, concern), proposed: None, tool_arguments: Vec::new() },
+            seen: Seen {
+                attempt: attempt(refusal, concern),
+                proposed: None,
+                tool_arguments: Vec::new(),
+                neighbour: None,
+            },
             acting,
             session: None,
             outcome: Outcome::Blocked,

@@ -41,6 +41,10 @@ impl Surroundings for FakeSurroundings {
         Databases::parse(self.get().files.iter().filter_map(wanted).collect())
     }
 
+    fn devices(&self, _: &[DatabasePath]) -> BTreeSet<u64> {
+        BTreeSet::new()
+    }
+
     fn follow_root(&self, _: u32) {}
 
     fn is_alive(&self, acting: &Acting) -> bool {
@@ -138,7 +142,8 @@ impl Story {
             flags: Vec::new(),
         };
         let tool_arguments = if effect == Effect::RunsAccountTool { acting.actor.argv.clone() } else { Vec::new() };
-        let seen = Seen { attempt, proposed: proposed.map(|text| text.as_bytes().to_vec()), tool_arguments };
+        let seen =
+            Seen { attempt, proposed: proposed.map(|text| text.as_bytes().to_vec()), tool_arguments, neighbour: None };
         let event = self.case.note_attempt(Sighting {
             seen,
             acting: Arc::new(acting.clone()),
@@ -315,7 +320,7 @@ fn what_changed_and_was_refused_nothing_is_no_finding() {
     let touch = process(71, &[], &["touch", "/etc/passwd"]);
     story.sees(&touch, Effect::Writes, Some("/etc/passwd"), Outcome::Allowed);
     assert_eq!(story.waits(5000), []);
-    assert_eq!(story.case.wait(at(story.now_ms)), None);
+    assert!(story.case.wait(at(story.now_ms)) > Some(Duration::from_secs(1)), "nothing is in progress");
     assert_eq!(story.attempts.len(), 2, "the attempts themselves are on record");
 }
 
@@ -443,6 +448,20 @@ fn what_could_not_be_recorded_is_told_once() {
     let event = story.case.take_unrecorded(at(0)).expect("event");
     assert_eq!((event.kind, event.suppressed), (Kind::ProtectionDegraded, Some(2)));
     assert!(story.case.take_unrecorded(at(0)).is_none());
+}
+
+#[test]
+fn what_is_written_through_a_mapping_is_found_while_it_lasts_and_after_it_was_left_to_another() {
+    let mut story = Story::begin();
+    let daemon = process(70, &[], &["daemon"]);
+    story.starts(70).sees(&daemon, Effect::Writes, Some("/etc/passwd"), Outcome::Allowed);
+    assert_eq!(told(&story.waits(60_000)), [""; 0]);
+    story.writes("/etc/passwd", &with(PASSWD, EVE)); // and nobody tells
+    let findings = told(&story.waits(1_100));
+    assert_eq!(findings, ["Allowed: account_added eve (content) by 70 [notify content] 0/1"]);
+    story.ends(70).writes("/etc/passwd", &with(PASSWD, BOB));
+    assert_eq!(told(&story.waits(1_100)), [""; 0]);
+    assert_eq!(told(&story.waits(15_000)).len(), 1);
 }
 
 #[test]

@@ -10,6 +10,7 @@ use crate::model::attempt::ObjectId;
 use crate::supervise::decode::Decoded;
 use crate::supervise::decode::abi::Call;
 use crate::supervise::decode::decode;
+use crate::supervise::neighbours::Alone;
 use crate::supervise::target::Object;
 
 /// A file system with one root, and a process in it whose memory holds the strings it was given.
@@ -105,7 +106,7 @@ impl World {
         six[..arguments.len()].copy_from_slice(arguments);
         let number = Abi::X86_64.number(call).expect("number").cast_signed();
         let Decoded::Request(request) = decode(0xC000_003E, number, six) else { panic!("not decoded") };
-        observe(&request, self, &Guarded { root: self, databases: &Self::databases() })
+        observe(&request, self, &Guarded { root: self, databases: &Self::databases(), neighbours: &Alone })
     }
 
     /// Effect and database of each attempt, in words.

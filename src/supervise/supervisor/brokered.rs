@@ -34,7 +34,7 @@ impl Supervisor {
         &mut self,
         notification: &Notification,
         request: &Request,
-        policy: &Applied,
+        policy: &Arc<Applied>,
         is_first_execve: bool,
         now: Moment,
     ) -> Reply {
@@ -42,7 +42,9 @@ impl Supervisor {
             let listener = Arc::clone(&self.listener);
             let target = Remembering::new(LiveTarget::new(&listener, notification).keeping_searched());
             let root = self.case.root();
-            let guarded = Guarded { root: root.as_ref(), databases: &policy.databases };
+            let neighbours = Arc::clone(&self.neighbours);
+            let guarded =
+                Guarded { root: root.as_ref(), databases: &policy.databases, neighbours: neighbours.as_ref() };
             let observation = observe::observe(request, &target, &guarded);
             if let Some(reply) = self.kept(notification, &target, now) {
                 return reply;
