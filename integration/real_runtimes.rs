@@ -81,6 +81,7 @@ mod evasion;
 mod fidelity;
 mod harness;
 mod landlock;
+mod mounts;
 mod neighbours;
 mod programs;
 mod seal;

@@ -4,6 +4,7 @@ use acctguard::model::event::{Event, Kind, Outcome};
 
 use super::databases::Difference;
 use super::technique::Right;
+use super::trial::Entry;
 use super::trial::Trial;
 use crate::harness::events::{container_id, of};
 
@@ -64,11 +65,12 @@ fn judge_changes(question: Question, trial: &Trial, changed: &Difference, events
             Some((witnesses, false)) => (false, format!("LATE {witnesses}")),
             None => (false, "UNSEEN".to_owned()),
         },
-        (Question::Enforce, Right::Blocked) if !changed.is_empty() => {
+        (Question::Enforce, _) if !changed.is_empty() => {
             (false, found.map_or("CHANGED,unseen".to_owned(), |(witnesses, _)| format!("CHANGED {witnesses}")))
         }
-        (Question::Enforce, Right::Blocked) if is_blocked(trial, events) => (true, "blocked".to_owned()),
-        (Question::Enforce, Right::Blocked) => (false, "UNTOLD".to_owned()),
+        (Question::Enforce, _) if is_blocked(trial, events) => (true, "blocked".to_owned()),
+        (Question::Enforce, Right::BlockedOrStopped) if is_stopped(trial, events) => (true, "stopped".to_owned()),
+        (Question::Enforce, _) => (false, "UNTOLD".to_owned()),
     }
 }
 
@@ -98,6 +100,12 @@ fn is_blocked(trial: &Trial, events: &[Event]) -> bool {
         let told = matches!(event.kind, Kind::AccountAttempt | Kind::AccountFinding);
         concerned && told && event.verdict.as_ref().is_some_and(|verdict| verdict.result == Outcome::Blocked)
     })
+}
+
+/// Whether the process was sealed and its technique ended with EPERM, or the status of a program that got it.
+fn is_stopped(trial: &Trial, events: &[Event]) -> bool {
+    let ended = trial.output.lines().any(|line| line == format!("ended {}", nix::libc::EPERM));
+    trial.entry == Entry::Container && ground(trial, events) == "seal" && ended
 }
 
 fn ground(trial: &Trial, events: &[Event]) -> String {

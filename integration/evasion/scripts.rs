@@ -50,7 +50,7 @@ pub const SCRIPTS: [Technique; 54] = [
         "unshared-everything",
         "unshare --user --map-root-user --mount --pid --fork sh -c 'echo m:x:0:0::: >> /etc/passwd'",
     )
-    .unconfined(),
+    .mounting_in_user_namespace(),
     // Interpreters and editors.
     script(
         "perl",

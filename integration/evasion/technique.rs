@@ -34,6 +34,9 @@ pub enum Cast {
 pub enum Right {
     /// Refused, on record, nothing changed.
     Blocked,
+    /// As [`Right::Blocked`]; but under the seal it does not get as far as a database: Landlock lets no process mount, in a user
+    /// namespace of its own either (landlock(7)), so its first step fails with EPERM and there is nothing to put on record.
+    BlockedOrStopped,
     /// No call of the container makes the change, so it comes to pass; there is a finding of it as in audit.
     Observed,
 }
@@ -90,6 +93,11 @@ impl Technique {
     /// Docker's default seccomp profile refuses one of its calls.
     pub const fn unconfined(self) -> Self {
         Self { unconfined: true, ..self }
+    }
+
+    /// Its first step is to mount in a user namespace of its own.
+    pub const fn mounting_in_user_namespace(self) -> Self {
+        Self { unconfined: true, right: Right::BlockedOrStopped, ..self }
     }
 
     /// It needs a hard link that the root file system came with.
@@ -247,7 +255,7 @@ const MOUNTING: [Technique; 31] = [
     program("chroot-and-out"),
     program("chroot-with-hard-link").with_linked_image(),
     program("user-namespace").unconfined(),
-    program("user-namespace-and-bind").unconfined(),
+    program("user-namespace-and-bind").mounting_in_user_namespace(),
     program("user-namespace-and-chroot").unconfined(),
     program("mount-namespace-and-back").privileged(),
     program("below-own-cover").privileged(),

@@ -1,5 +1,11 @@
 //! What is known of one thread for acting in its place: its credentials and its terminal.
 
+use std::os::fd::OwnedFd;
+
+use rustix::fs::Mode;
+use rustix::fs::OFlags;
+
+use crate::kernel::Errno;
 use crate::kernel::process::MAX_STATUS_BYTES;
 use crate::kernel::process::ProcessError;
 use crate::kernel::process::field;
@@ -54,6 +60,19 @@ pub fn thread_credentials(tid: u32) -> Result<ThreadCredentials, ProcessError> {
         })
     };
     parse().ok_or(ProcessError::Format { pid: tid, file: "status" })
+}
+
+/// The namespaces of thread `tid` of these kinds, as `/proc/TID/ns` names them (namespaces(7)).
+///
+/// # Errors
+/// The kernel's answer for the first that cannot be opened.
+pub fn namespaces<const N: usize>(tid: u32, kinds: [&str; N]) -> Result<[OwnedFd; N], Errno> {
+    let open = |kind: &str| {
+        let path = format!("/proc/{tid}/ns/{kind}");
+        rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+    };
+    let opened: Vec<OwnedFd> = kinds.into_iter().map(open).collect::<Result<_, Errno>>()?;
+    opened.try_into().map_err(|_| Errno::INVAL)
 }
 
 /// Device number of the terminal that controls thread `tid`'s session; `None` when none does (`tty_nr`, proc_pid_stat(5)).

@@ -183,6 +183,11 @@ impl Target for LiveTarget<'_> {
         self.valid(namespace)?.map(|(device, inode)| ObjectId { device, inode }).map_err(refused)
     }
 
+    fn shown_namespaces(&self) -> Result<[Arc<OwnedFd>; 4], TargetError> {
+        let opened = self.valid(thread::namespaces(self.tid, ["pid", "net", "ipc", "cgroup"]))?;
+        opened.map(|all| all.map(Arc::new)).map_err(|error| TargetError::Unable(error.to_string()))
+    }
+
     fn descriptor(&self, number: i32) -> Result<OwnedFd, TargetError> {
         let copied = pidfd::copy_descriptor_of_thread(self.tid, number);
         self.valid(copied)?.map_err(|error| match error {

@@ -185,6 +185,12 @@ pub trait Target {
     /// [`TargetError::Gone`], [`TargetError::Unable`].
     fn mount_namespace(&self) -> Result<ObjectId, TargetError>;
 
+    /// Its pid, network, IPC and cgroup namespaces, in this order: what a file system that it mounts may show.
+    ///
+    /// # Errors
+    /// [`TargetError::Gone`], [`TargetError::Unable`].
+    fn shown_namespaces(&self) -> Result<[Arc<OwnedFd>; 4], TargetError>;
+
     /// A copy of the process's descriptor `number`, to act on what it has open.
     ///
     /// # Errors

@@ -156,7 +156,8 @@ pub enum Operation {
 /// What happens to mounts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Mount {
-    /// A new file system on a directory: mount(2) without `MS_BIND`, `MS_MOVE`, `MS_REMOUNT`.
+    /// A new file system on a directory: mount(2) without `MS_BIND`, `MS_MOVE`, `MS_REMOUNT`. With it come the mount point and the
+    /// target's pid, network, IPC and cgroup namespaces.
     New {
         /// Source, as the file system understands it.
         source: Option<Vec<u8>>,

@@ -11,6 +11,7 @@
 //! | `credentials` | reading a thread's credentials, putting them on |
 //! | `open_flags` | which flags of open(2) go together |
 //! | `perform` | the operations |
+//! | `file_system` | new file systems, in the target's namespaces |
 //! | `serve` | the helper's own loop |
 //!
 //! Invariants: the helper has no descriptor of the supervisor's but its socket; it enters the namespaces and gives up what
@@ -20,6 +21,7 @@
 //! operation is accounted to the supervisor.
 
 mod credentials;
+mod file_system;
 mod message;
 mod open_flags;
 mod perform;

@@ -24,6 +24,8 @@ use rustix::mount::OpenTreeFlags;
 use rustix::mount::UnmountFlags;
 
 use crate::kernel::Errno;
+use crate::kernel::broker::file_system::FileSystem;
+use crate::kernel::broker::file_system::Namespaces;
 use crate::kernel::broker::message::Done;
 use crate::kernel::broker::message::Mount;
 use crate::kernel::broker::message::Operation;
@@ -226,9 +228,12 @@ impl Hands {
                 let [source, kind, data] = [source, kind, data].map(|text| text.clone().map(CString::new).transpose());
                 let (source, kind, data) = (text(source)?, text(kind)?, text(data)?);
                 let flags = MsFlags::from_bits_retain(*flags);
-                self.inside(first(descriptors)?, || {
-                    nix::mount::mount(source.as_deref(), c".", kind.as_deref(), flags, data.as_deref()).map_err(errno)
-                })?;
+                let [point, pid, net, ipc, cgroup, ..] = descriptors else { return Err(Errno::BADF) };
+                let [pid, net, ipc, cgroup] = [pid, net, ipc, cgroup].map(AsFd::as_fd);
+                let namespaces = Namespaces { pid, net, ipc, cgroup };
+                let (source, kind, data) = (source.as_deref(), kind.as_deref(), data.as_deref());
+                let new = FileSystem { source, kind, flags, data };
+                new.mount((point.as_fd(), &number(point.as_fd())), &namespaces, self.own.as_fd())?;
             }
             Mount::Bind { recursive } => {
                 let (source, target) = both(descriptors)?;

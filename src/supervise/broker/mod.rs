@@ -28,6 +28,7 @@ use crate::kernel::broker::Credentials;
 use crate::kernel::broker::Done;
 use crate::kernel::broker::Helper;
 use crate::kernel::broker::Home;
+use crate::kernel::broker::Mount;
 use crate::kernel::broker::Operation as Deed;
 use crate::kernel::foreign_root::Searched;
 use crate::kernel::seccomp_notify::Listener;
@@ -175,6 +176,9 @@ impl Broker {
                 };
             }
         };
+        if matches!(deed, Deed::Mount(Mount::Unmount { .. })) {
+            target.let_objects_go();
+        }
         let opens = matches!(deed, Deed::Open { .. } | Deed::OpenEntry { .. });
         let limit = if opens { PATIENCE } else { LONG_PATIENCE };
         match self.perform(home, &credentials, deed, &on, &searched, limit) {

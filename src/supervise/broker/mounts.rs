@@ -45,7 +45,9 @@ pub fn mount(
     let source = optional(planner, source.pointer)?;
     let kind = optional(planner, kind)?;
     let deed = Mount::New { source, kind, flags, data: options(planner, data)? };
-    perform(Deed::Mount(deed), vec![handle(&point)?])
+    let mut on = vec![handle(&point)?];
+    on.extend(planner.target.shown_namespaces()?);
+    perform(Deed::Mount(deed), on)
 }
 
 /// A string that may be a null pointer.

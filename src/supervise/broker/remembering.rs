@@ -61,6 +61,12 @@ impl<'a> Remembering<'a> {
         self.asked.borrow().clone()
     }
 
+    /// Lets go of the objects that the paths lead to: one that is held keeps its file system busy (umount(2), `EBUSY`).
+    pub fn let_objects_go(&self) {
+        let of_places = |place: &mut Place| place.object.iter_mut().for_each(|object| object.handle = None);
+        self.places.borrow_mut().iter_mut().for_each(|(_, place)| place.iter_mut().for_each(of_places));
+    }
+
     fn walked(
         &self,
         question: (Base, Vec<u8>, Follow, Restrictions),
@@ -132,6 +138,10 @@ impl Target for Remembering<'_> {
 
     fn mount_namespace(&self) -> Result<ObjectId, TargetError> {
         self.live.mount_namespace()
+    }
+
+    fn shown_namespaces(&self) -> Result<[Arc<OwnedFd>; 4], TargetError> {
+        self.live.shown_namespaces()
     }
 
     fn descriptor(&self, number: i32) -> Result<OwnedFd, TargetError> {
