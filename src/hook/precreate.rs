@@ -33,6 +33,7 @@ use crate::model::workload::Workload;
 use crate::oci::bundle::MAX_CONFIG_BYTES;
 use crate::oci::identity;
 use crate::oci::identity::Known;
+use crate::oci::seccomp_closed::UnknownCalls;
 use crate::oci::seccomp_merge::Listener;
 use crate::oci::spec_edit;
 use crate::oci::spec_edit::Edit;
@@ -83,18 +84,25 @@ fn edited(config: &Config, spec: &Value, workload: &Workload) -> Result<Option<V
         (Some(reason), _) => Interception::Unprotected { reason },
         (None, _) => Interception::Install,
     };
-    match edit(config, spec, interception) {
+    // By policies that cannot be read, the daemon may still enforce.
+    let unknown_calls = problem.as_ref().map_or(UnknownCalls::under(applied.mode), |_| UnknownCalls::Refused);
+    match edit(config, spec, interception, unknown_calls) {
         Ok(spec) => Ok(Some(spec)),
         Err(reason) => {
             allow_unprotected(config, workload, &applied, &reason, false, problem.as_deref())?;
             note(config, workload, &applied, &reason);
             // without interception the hooks can still go in, unless it is the document that is broken
-            Ok(edit(config, spec, Interception::Unprotected { reason: &reason }).ok())
+            Ok(edit(config, spec, Interception::Unprotected { reason: &reason }, unknown_calls).ok())
         }
     }
 }
 
-fn edit(config: &Config, spec: &Value, interception: Interception<'_>) -> Result<Value, String> {
+fn edit(
+    config: &Config,
+    spec: &Value,
+    interception: Interception<'_>,
+    unknown_calls: UnknownCalls,
+) -> Result<Value, String> {
     let hook_program =
         std::env::current_exe().map_err(|error| format!("cannot tell where acctguard-hook is: {error}"))?;
     let listener = config.listener_socket();
@@ -104,6 +112,7 @@ fn edit(config: &Config, spec: &Value, interception: Interception<'_>) -> Result
         config_file: config.file.as_deref(),
         listener: Listener { path, metadata: "acctguard/1" },
         interception,
+        unknown_calls,
         placement: None,
     };
     spec_edit::edit(spec, &edit).map(|edited| edited.spec).map_err(|error| chain(&error))

@@ -5,7 +5,8 @@
 //! read. Not here on purpose: running anything, policy, the daemon.
 //!
 //! * [`intercepted`] is the one table of intercepted calls; `seccomp-profiles/` is generated from it and tested against it.
-//! * [`seccomp_merge`] merges it into a workload's own profile; [`seccomp_profile`] and [`seccomp_condition`] are its ground.
+//! * [`seccomp_merge`] merges it into a workload's own profile, [`seccomp_closed`] where policy
+//!   enforces; [`seccomp_profile`] and [`seccomp_condition`] are their ground.
 //! * [`spec_edit`] is the whole edit of a `config.json`; [`bundle`] reads and replaces the file.
 #![forbid(unsafe_code)]
 
@@ -14,11 +15,13 @@ pub mod exec_words;
 pub mod hook_state;
 pub mod identity;
 pub mod intercepted;
+pub mod known_calls;
 pub mod launcher_edit;
 pub mod listener_state;
 pub mod parameters;
 pub mod runtime_args;
 pub mod runtime_options;
+pub mod seccomp_closed;
 pub mod seccomp_condition;
 pub mod seccomp_merge;
 pub mod seccomp_profile;

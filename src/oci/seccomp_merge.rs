@@ -29,7 +29,7 @@ use crate::oci::seccomp_profile::ProfileError;
 use crate::oci::seccomp_profile::Rule;
 
 /// Most parts that what is left of one call may have, so that filters stay short (BPF_MAXINSNS).
-const MAX_PARTS: usize = 64;
+pub(super) const MAX_PARTS: usize = 64;
 /// Most rules that one call may become by telling writes from reads in each of them; beyond, reads are intercepted too.
 const MAX_RULES: usize = 64;
 
@@ -213,7 +213,7 @@ fn rules_for(call: InterceptedCall, profile: &Profile, gaps: &mut Vec<String>) -
 /// The one argument that all of these compare: `Some(None)` if they compare nothing, `None` if several. Rules are made
 /// for one argument only: several rules of one call that compare several can keep libseccomp 2.5.4 busy for ever, and the
 /// runtime with it.
-fn argument<'a>(all: impl Iterator<Item = &'a [Condition]>) -> Option<Option<u32>> {
+pub(super) fn argument<'a>(all: impl Iterator<Item = &'a [Condition]>) -> Option<Option<u32>> {
     let mut found = None;
     for condition in all.flatten() {
         if *found.get_or_insert(condition.index) != condition.index {
@@ -329,7 +329,7 @@ fn rest(call: InterceptedCall, rules: &[Rule], gaps: &mut Vec<String>) -> Vec<Ru
 
 /// Adds to `left` what is in `region` but not under `conditions`. False if a part of it is missing. Breaks off with more
 /// than [`MAX_PARTS`] in `left`, which is then not to be used.
-fn without(region: &[Condition], conditions: &[Condition], left: &mut Vec<Vec<Condition>>) -> bool {
+pub(super) fn without(region: &[Condition], conditions: &[Condition], left: &mut Vec<Vec<Condition>>) -> bool {
     let mut complete = true;
     let mut inside = vec![region.to_vec()];
     for condition in conditions {
@@ -392,7 +392,8 @@ fn rewrite(section: &Value, replaced: &[(&str, Vec<Rule>)], listener: Listener<'
     section
 }
 
-fn entry(names: &[&str], rule: &Rule) -> Value {
+/// A rule for these calls as an entry of `syscalls`.
+pub(super) fn entry(names: &[&str], rule: &Rule) -> Value {
     let mut object = Map::new();
     object.insert("names".to_owned(), json!(names));
     object.extend(rule.action.to_json());

@@ -27,7 +27,7 @@ use crate::oci::seccomp_merge::merge;
 use crate::oci::seccomp_profile::Action;
 use crate::oci::seccomp_profile::Profile;
 
-const LISTENER: Listener<'_> = Listener { path: "/run/acctguard/listener.sock", metadata: "acctguard/1" };
+pub(super) const LISTENER: Listener<'_> = Listener { path: "/run/acctguard/listener.sock", metadata: "acctguard/1" };
 
 /// linux/seccomp.h return values.
 const RET_ALLOW: u32 = 0x7fff_0000;
@@ -35,23 +35,23 @@ const RET_LOG: u32 = 0x7ffc_0000;
 const RET_NOTIFY: u32 = 0x7fc0_0000;
 
 /// BPF_MAXINSNS, linux/bpf_common.h.
-const MAX_INSTRUCTIONS: usize = 4096;
+pub(super) const MAX_INSTRUCTIONS: usize = 4096;
 
 /// One struct sock_filter (linux/filter.h).
-struct Instruction {
+pub(super) struct Instruction {
     code: u16,
     jump_true: u8,
     jump_false: u8,
     operand: u32,
 }
 
-struct Filter(Vec<Instruction>);
+pub(super) struct Filter(pub(super) Vec<Instruction>);
 
 /// A call as the kernel shows it to a filter (struct seccomp_data).
-struct Call {
-    number: i32,
-    architecture: u32,
-    arguments: [u64; 6],
+pub(super) struct Call {
+    pub(super) number: i32,
+    pub(super) architecture: u32,
+    pub(super) arguments: [u64; 6],
 }
 
 impl Call {
@@ -78,7 +78,7 @@ impl Filter {
     }
 
     /// Classic BPF as seccomp has it: 32-bit loads, and, jumps, return.
-    fn run(&self, call: &Call) -> u32 {
+    pub(super) fn run(&self, call: &Call) -> u32 {
         let data = call.bytes();
         let mut accumulator = 0_u32;
         let mut position = 0_usize;
@@ -150,7 +150,7 @@ fn architecture(name: &str) -> ScmpArch {
 }
 
 /// Compiles a section as runc's `InitSeccomp` and `matchCall` do.
-fn compile(section: &Value) -> Result<Filter, String> {
+pub(super) fn compile(section: &Value) -> Result<Filter, String> {
     let profile = Profile::parse(section).map_err(|error| error.to_string())?;
     let failed = |error: libseccomp::error::SeccompError| error.to_string();
     let mut filter = ScmpFilterContext::new(action(profile.default)).map_err(failed)?;
@@ -178,11 +178,11 @@ fn compile(section: &Value) -> Result<Filter, String> {
 }
 
 /// Audit architecture, libseccomp's name of it, and whether arguments are 32 bits wide (linux/audit.h).
-const ARCHITECTURES: [(u32, ScmpArch, bool); 3] =
+pub(super) const ARCHITECTURES: [(u32, ScmpArch, bool); 3] =
     [(0xc000_003e, ScmpArch::X8664, false), (0x4000_0003, ScmpArch::X86, true), (0xc000_003e, ScmpArch::X32, false)];
 
 /// Values near everything a profile compares with, and the flags of opens.
-fn interesting(profile: &Profile) -> [Vec<u64>; 6] {
+pub(super) fn interesting(profile: &Profile) -> [Vec<u64>; 6] {
     let common = [0, 1, 2, 3, 0o100, 0o101, 0o1000, 0o2101, 0o100_000, 0o2_000_000, 0o20_200_000, 0o20_200_002];
     let mut values: [Vec<u64>; 6] = std::array::from_fn(|_| common.to_vec());
     for rule in profile.entries.iter().flat_map(|entry| &entry.rules) {
@@ -197,15 +197,15 @@ fn interesting(profile: &Profile) -> [Vec<u64>; 6] {
 }
 
 #[derive(Default)]
-struct Tally {
-    calls: u64,
-    intercepted: u64,
-    more_than_needed: u64,
-    left_out: u64,
+pub(super) struct Tally {
+    pub(super) calls: u64,
+    pub(super) intercepted: u64,
+    pub(super) more_than_needed: u64,
+    pub(super) left_out: u64,
 }
 
 /// A cheap sequence of numbers, so that a failing profile fails again.
-fn next(state: &mut u64) -> usize {
+pub(super) fn next(state: &mut u64) -> usize {
     *state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
     usize::try_from(*state >> 33).expect("31 bits")
 }
@@ -227,7 +227,7 @@ fn returned(action: Action) -> u32 {
 
 /// Whether the filter of a profile as it came answers, on x86-64 (for x32 libseccomp compares low halves), what one of the profile's rules says. libseccomp 2.5.4 compiles some
 /// sets of orderings wrongly, even for a call by the rules of another; such a profile proves nothing.
-fn says(profile: &Profile, name: &str, arguments: &[u64; 6], answer: u32) -> bool {
+pub(super) fn says(profile: &Profile, name: &str, arguments: &[u64; 6], answer: u32) -> bool {
     let rules = profile.effective(name);
     let holding = rules.iter().filter(|rule| rule.conditions.iter().all(|condition| condition.holds(arguments)));
     let mut answers: Vec<u32> = holding.map(|rule| returned(rule.action)).collect();
@@ -281,7 +281,7 @@ fn check(section: &Value, rounds: usize, tally: &mut Tally) -> Result<bool, Stri
     Ok(true)
 }
 
-fn judge(
+pub(super) fn judge(
     name: &str,
     arguments: &[u64; 6],
     old: u32,
@@ -320,7 +320,7 @@ fn same_names(before: &Value, after: &Value) -> Result<(), String> {
     if names(before) == names(after) { Ok(()) } else { Err(format!("names differ:\n{before}\n{after}")) }
 }
 
-fn captures() -> Vec<(String, Value)> {
+pub(super) fn captures() -> Vec<(String, Value)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("integration/fixtures/captures");
     let mut found = Vec::new();
     for file in fs::read_dir(folder).expect("the captures are there") {
@@ -460,7 +460,7 @@ fn rule() -> impl Strategy<Value = Value> {
     })
 }
 
-fn profile() -> impl Strategy<Value = Value> {
+pub(super) fn profile() -> impl Strategy<Value = Value> {
     let default = prop::sample::select(vec![
         "SCMP_ACT_ALLOW",
         "SCMP_ACT_ALLOW",

@@ -13,10 +13,13 @@ use serde_json::json;
 use crate::model::policy::Ground;
 use crate::oci::launcher_edit;
 use crate::oci::launcher_edit::Launcher;
+use crate::oci::seccomp_closed;
+use crate::oci::seccomp_closed::UnknownCalls;
 use crate::oci::seccomp_merge;
 use crate::oci::seccomp_merge::Conflict;
 use crate::oci::seccomp_merge::Listener;
 use crate::oci::seccomp_merge::Merge;
+use crate::oci::seccomp_profile::Action;
 use crate::oci::seccomp_profile::ProfileError;
 
 /// Base name of the hook program and its `argv[0]`.
@@ -43,6 +46,8 @@ pub struct Edit<'a> {
     pub listener: Listener<'a>,
     /// What is done about interception.
     pub interception: Interception<'a>,
+    /// What is done about calls that the runtime's libseccomp does not know.
+    pub unknown_calls: UnknownCalls,
     /// On which ground the container's own process is put, where it is intercepted.
     pub placement: Option<Placement<'a>>,
 }
@@ -151,14 +156,14 @@ pub fn edit(spec: &Value, edit: &Edit<'_>) -> Result<Edited, EditError> {
     let Some(object) = new.as_object_mut() else {
         return Err(EditError::Type { member: "the top level".to_owned(), expected: "an object" });
     };
-    let mut gaps = Vec::new();
+    let mut gaps: Vec<String> = own_argument(spec, UNWATCHED).into_iter().collect();
     let own = seccomp_before(spec, edit.listener.path);
     match edit.interception {
-        Interception::Install if !install(object, edit.listener, &mut gaps)? => {
-            gaps = own_argument(spec, UNWATCHED).into_iter().collect();
+        Interception::Install => install(object, edit, &own, &mut gaps)?,
+        Interception::Off | Interception::Unprotected { .. } => {
+            uninstall(object, edit.listener.path, &own);
+            gaps.clear();
         }
-        Interception::Install => {}
-        Interception::Off | Interception::Unprotected { .. } => uninstall(object, edit.listener.path, &own),
     }
     let program = path_text(edit.hook_program)?;
     let config = edit.config_file.map(path_text).transpose()?;
@@ -218,32 +223,70 @@ fn seccomp_before(spec: &Value, listener_path: &str) -> String {
     action.map_or_else(|| NO_SECCOMP.to_owned(), |action| action.chars().take(80).collect())
 }
 
-/// Merges the interception in. False when it is there already.
-fn install(object: &mut Map<String, Value>, listener: Listener<'_>, gaps: &mut Vec<String>) -> Result<bool, EditError> {
+/// Merges the interception in. `gaps` are those of the edit before, and are kept when nothing has to be done.
+fn install(
+    object: &mut Map<String, Value>,
+    edit: &Edit<'_>,
+    own: &str,
+    gaps: &mut Vec<String>,
+) -> Result<(), EditError> {
     let linux = member(object, "linux", "linux")?;
-    match seccomp_merge::merge(linux.get("seccomp"), listener)? {
-        Merge::Unchanged => Ok(false),
-        Merge::Conflict(conflict) => Err(conflict.into()),
+    let section = linux.get("seccomp").filter(|section| !section.is_null());
+    let path = edit.listener.path;
+    let ours = section.filter(|section| section.get("listenerPath").and_then(Value::as_str) == Some(path));
+    let close = edit.unknown_calls == UnknownCalls::Refused;
+    let is_closed = ours.is_some_and(|section| allows(own) && seccomp_closed::is_closed(section));
+    // The mode may have changed since the last edit: then the workload's own profile is edited again.
+    let before = match ours {
+        Some(_) if is_closed == (close && allows(own)) => return Ok(()),
+        Some(section) => without_interception(section, path, own),
+        None => section.cloned(),
+    };
+    let merge = if close { seccomp_closed::merge } else { seccomp_merge::merge };
+    match merge(before.as_ref(), edit.listener)? {
+        Merge::Unchanged => {}
+        Merge::Conflict(conflict) => return Err(conflict.into()),
+        Merge::Merged(merged) if ours.is_some() && close && !seccomp_closed::is_closed(&merged.section) => {
+            let known = gaps.join("; ");
+            gaps.extend(merged.gaps.into_iter().filter(|gap| !known.contains(gap)));
+        }
         Merge::Merged(merged) => {
             linux.insert("seccomp".to_owned(), merged.section);
             *gaps = merged.gaps;
-            Ok(true)
         }
     }
+    Ok(())
+}
+
+/// Whether a profile of which this is the default action, or [`NO_SECCOMP`], lets go what it does not name.
+fn allows(own: &str) -> bool {
+    own == NO_SECCOMP || Action::parse(own, None).is_some_and(Action::allows)
+}
+
+/// The workload's own profile out of a section with acctguard's listener, as near as that can be had.
+fn without_interception(section: &Value, listener_path: &str, own: &str) -> Option<Value> {
+    if own == NO_SECCOMP {
+        return None;
+    }
+    let mut section = seccomp_merge::remove(section, listener_path)?;
+    if allows(own) {
+        seccomp_closed::reopen(&mut section, own);
+    }
+    Some(section)
 }
 
 fn uninstall(object: &mut Map<String, Value>, listener_path: &str, own: &str) {
     let Some(linux) = object.get_mut("linux").and_then(Value::as_object_mut) else {
         return;
     };
-    let Some(restored) = linux.get("seccomp").and_then(|section| seccomp_merge::remove(section, listener_path)) else {
+    let ours = |section: &&Value| section.get("listenerPath").and_then(Value::as_str) == Some(listener_path);
+    let Some(section) = linux.get("seccomp").filter(ours) else {
         return;
     };
-    if own == NO_SECCOMP {
-        linux.shift_remove("seccomp");
-    } else {
-        linux.insert("seccomp".to_owned(), restored);
-    }
+    match without_interception(section, listener_path, own) {
+        Some(restored) => linux.insert("seccomp".to_owned(), restored),
+        None => linux.shift_remove("seccomp"),
+    };
 }
 
 /// The object under `key`, made when it is missing or null.
@@ -293,6 +336,7 @@ mod tests {
             config_file: None,
             listener: LISTENER,
             interception,
+            unknown_calls: UnknownCalls::AsProfile,
             placement: None,
         }
     }
@@ -338,6 +382,56 @@ mod tests {
             assert!(is_intercepted(&again, LISTENER.path));
             assert_eq!(again["linux"], protected["linux"]);
         }
+    }
+
+    #[test]
+    fn a_mode_that_changes_opens_and_closes_the_profile() {
+        let under = |unknown_calls| Edit { unknown_calls, ..with(Interception::Install) };
+        for (seccomp, unknown) in [
+            (json!(null), "SCMP_ACT_ALLOW"),
+            (
+                json!({"defaultAction": "SCMP_ACT_LOG", "syscalls": [{"names": ["swapon"], "action": "SCMP_ACT_ERRNO"}]}),
+                "SCMP_ACT_LOG",
+            ),
+            (
+                json!({"defaultAction": "SCMP_ACT_ERRNO", "defaultErrnoRet": 38, "syscalls": [{"names": ["openat"], "action": "SCMP_ACT_ALLOW"}]}),
+                "SCMP_ACT_ERRNO",
+            ),
+        ] {
+            let spec = json!({"linux": {"seccomp": seccomp}});
+            let open = edit(&spec, &under(UnknownCalls::AsProfile)).expect("edits");
+            let closed = edit(&spec, &under(UnknownCalls::Refused)).expect("edits");
+            assert_eq!(open.spec["linux"]["seccomp"]["defaultAction"], unknown);
+            assert!(seccomp_closed::is_closed(&closed.spec["linux"]["seccomp"]) && closed.gaps.is_empty());
+            assert!(!edit(&closed.spec, &under(UnknownCalls::Refused)).expect("edits").changed, "twice is once");
+            let again = edit(&open.spec, &under(UnknownCalls::Refused)).expect("edits").spec;
+            assert_eq!(again, closed.spec, "closed later is closed at once");
+            let reopened = edit(&closed.spec, &under(UnknownCalls::AsProfile)).expect("edits").spec;
+            assert_eq!(reopened["linux"]["seccomp"]["defaultAction"], unknown);
+            assert!(!edit(&reopened, &under(UnknownCalls::AsProfile)).expect("edits").changed, "twice is once");
+            let off = edit(&closed.spec, &with(Interception::Off)).expect("edits").spec;
+            assert!(!off.to_string().contains("NOTIFY"));
+            assert_eq!(
+                off["linux"]
+                    .get("seccomp")
+                    .map_or("SCMP_ACT_ALLOW", |own| own["defaultAction"].as_str().expect("text")),
+                unknown
+            );
+        }
+    }
+
+    #[test]
+    fn a_profile_that_cannot_be_closed_later_stays_and_is_told_once() {
+        let under = |unknown_calls| Edit { unknown_calls, ..with(Interception::Install) };
+        let spec = json!({"linux": {"seccomp": {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["clone"],
+            "action": "SCMP_ACT_ERRNO", "args": [{"index": 0, "value": 1, "op": "SCMP_CMP_EQ"}, {"index": 1, "value": 2, "op": "SCMP_CMP_EQ"}]}]}}});
+        let open = edit(&spec, &under(UnknownCalls::AsProfile)).expect("edits");
+        let refused = edit(&open.spec, &under(UnknownCalls::Refused)).expect("edits");
+        assert!(open.gaps.is_empty() && refused.gaps[0].contains("not refused, because"), "{:?}", refused.gaps);
+        assert_eq!(refused.spec["linux"], open.spec["linux"]);
+        let twice = edit(&refused.spec, &under(UnknownCalls::Refused)).expect("edits");
+        assert!(!twice.changed);
+        assert_eq!(twice.gaps, refused.gaps);
     }
 
     #[test]

@@ -24,6 +24,7 @@ use crate::oci::bundle::Bundle;
 use crate::oci::identity;
 use crate::oci::launcher_edit;
 use crate::oci::launcher_edit::Launcher;
+use crate::oci::seccomp_closed::UnknownCalls;
 use crate::oci::seccomp_merge::Listener;
 use crate::oci::spec_edit;
 use crate::oci::spec_edit::Edit;
@@ -77,9 +78,14 @@ pub fn prepare(call: &Call) -> Result<Handover, ShimError> {
         launcher,
         runtime_copy: runtime_copy.as_deref(),
     });
+    // By policies that cannot be read, the daemon may still enforce.
+    let unknown_calls = match subject.policies_broken {
+        true => UnknownCalls::Refused,
+        false => UnknownCalls::under(subject.applied.mode),
+    };
     let edit_with = |interception: Interception<'_>| {
         let config_file = config_file.as_deref();
-        let edit = Edit { hook_program: &hook_program, config_file, listener, interception, placement };
+        let edit = Edit { hook_program: &hook_program, config_file, listener, interception, unknown_calls, placement };
         spec_edit::edit(subject.bundle.config(), &edit)
     };
     let edited = match subject.applied.mode {
