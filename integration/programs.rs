@@ -29,15 +29,18 @@ enum Entry {
     Exec,
 }
 
-fn spec(arguments: &[&str]) -> Spec {
-    let mut spec = Spec::new(arguments);
-    spec.rootfs = "large";
-    spec.engine_seccomp = true;
-    spec
+/// Which seccomp profile their engine gave them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Profile {
+    Engine,
+    None,
 }
 
-fn bundle(node: &Node, arguments: &[&str]) -> Bundle {
-    let bundle = node.bundle(&spec(arguments));
+fn bundle(node: &Node, profile: Profile, arguments: &[&str]) -> Bundle {
+    let mut spec = Spec::new(arguments);
+    spec.rootfs = "large";
+    spec.engine_seccomp = profile == Profile::Engine;
+    let bundle = node.bundle(&spec);
     let script = fs::read(repository().join("integration/fixtures/programs.sh")).expect("read programs.sh");
     bundle.put("/programs.sh", &script, 0o644);
     bundle
@@ -93,15 +96,15 @@ fn results(bundle: &Bundle, ending: &str) -> BTreeMap<String, String> {
 const FAIL: [&str; 6] = ["rm", "gcc", "dpkg_remove", "setpriv", "su", "missing"];
 
 /// Runs them through acctguard.
-fn run_guarded(node: &Node, entry: Entry) -> Bundle {
+fn run_guarded(node: &Node, profile: Profile, entry: Entry) -> Bundle {
     match entry {
         Entry::Container => {
-            let guarded = bundle(node, &PROGRAMS);
+            let guarded = bundle(node, profile, &PROGRAMS);
             node.run(&guarded).ok();
             guarded
         }
         Entry::Exec => {
-            let guarded = bundle(node, &["/bin/busybox", "sleep", "3600"]);
+            let guarded = bundle(node, profile, &["/bin/busybox", "sleep", "3600"]);
             node.create(&guarded).ok();
             finish(node.shim().arg("start").arg(&guarded.id)).ok();
             node.exec(&guarded, &PROGRAMS).ok();
@@ -111,11 +114,11 @@ fn run_guarded(node: &Node, entry: Entry) -> Bundle {
     }
 }
 
-fn compare(runtime: Runtime, mode: &str, entry: Entry) {
+fn compare(runtime: Runtime, mode: &str, entry: Entry, profile: Profile) {
     let node = Node::start(runtime, &policy(mode));
-    let plain = bundle(&node, &PROGRAMS);
+    let plain = bundle(&node, profile, &PROGRAMS);
     node.run_bare(&plain).ok();
-    let guarded = run_guarded(&node, entry);
+    let guarded = run_guarded(&node, profile, entry);
     let codes = results(&plain, "code");
     assert!(codes.len() >= 40, "only {} programs ran", codes.len());
     for (name, code) in &codes {
@@ -147,20 +150,31 @@ fn compare(runtime: Runtime, mode: &str, entry: Entry) {
 
 #[test]
 fn runc_forty_programs_behave_the_same() {
-    compare(Runtime::Runc, "audit", Entry::Container);
+    compare(Runtime::Runc, "audit", Entry::Container, Profile::Engine);
 }
 
 #[test]
 fn crun_forty_programs_behave_the_same() {
-    compare(Runtime::Crun, "audit", Entry::Container);
+    compare(Runtime::Crun, "audit", Entry::Container, Profile::Engine);
 }
 
 #[test]
 fn runc_forty_programs_behave_the_same_sealed() {
-    compare(Runtime::Runc, "enforce", Entry::Container);
+    compare(Runtime::Runc, "enforce", Entry::Container, Profile::Engine);
 }
 
 #[test]
 fn crun_forty_programs_behave_the_same_brokered() {
-    compare(Runtime::Crun, "enforce", Entry::Exec);
+    compare(Runtime::Crun, "enforce", Entry::Exec, Profile::Engine);
+}
+
+/// Where there is no profile, the one that is made for it refuses what the runtime's libseccomp does not know.
+#[test]
+fn crun_forty_programs_behave_the_same_sealed_without_a_profile() {
+    compare(Runtime::Crun, "enforce", Entry::Container, Profile::None);
+}
+
+#[test]
+fn runc_forty_programs_behave_the_same_brokered_without_a_profile() {
+    compare(Runtime::Runc, "enforce", Entry::Exec, Profile::None);
 }
