@@ -182,6 +182,7 @@ fn state() -> AccountState {
         shell: text("/bin/sh"),
         password: text("[redacted]"),
         members: Some(list(&["alice"])),
+        sources: Some(list(&["files", "systemd"])),
         mode: text("0640"),
         owner: text("0:42"),
         acl: text("user::rw-"),

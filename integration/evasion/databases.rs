@@ -9,7 +9,7 @@ use std::os::unix::fs::MetadataExt as _;
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 
 /// Every built-in database, and the one that policy adds.
-const FILES: [&str; 8] = [
+const FILES: [&str; 9] = [
     "/etc/passwd",
     "/etc/shadow",
     "/etc/group",
@@ -17,6 +17,7 @@ const FILES: [&str; 8] = [
     "/etc/subuid",
     "/etc/subgid",
     "/etc/security/opasswd",
+    "/etc/nsswitch.conf",
     "/srv/accounts/new",
 ];
 const FOLDERS: [&str; 3] = ["/var/lib/extrausers", "/etc/userdb", "/run/userdb"];

@@ -275,6 +275,7 @@ fn change(change: &Change) -> String {
         "group_modified" => format!("group {name} {}{}", done("modified"), differences(change)),
         "membership_added" => format!("{member} {} to group {name}", done("added")),
         "membership_removed" => format!("{member} {} from group {name}", done("removed")),
+        "lookup_changed" => format!("look-up of {name} {}{}", done("changed"), differences(change)),
         "database_created" => format!("database {database} {}", done("created")),
         "database_removed" => format!("database {database} {}", done("removed")),
         "database_changed" => format!("database {database} {}", done("changed")),
@@ -312,7 +313,7 @@ fn differences(change: &Change) -> String {
     if parts.is_empty() { String::new() } else { format!(" ({})", parts.join(", ")) }
 }
 
-fn fields(state: &AccountState) -> [(&'static str, Option<String>); 11] {
+fn fields(state: &AccountState) -> [(&'static str, Option<String>); 12] {
     [
         ("uid", state.uid.map(|uid| uid.to_string())),
         ("gid", state.gid.map(|gid| gid.to_string())),
@@ -321,6 +322,7 @@ fn fields(state: &AccountState) -> [(&'static str, Option<String>); 11] {
         ("shell", state.shell.clone()),
         ("password", state.password.clone()),
         ("members", state.members.as_ref().map(|members| members.join(","))),
+        ("sources", state.sources.as_ref().map(|sources| sources.join(" "))),
         ("mode", state.mode.clone()),
         ("owner", state.owner.clone()),
         ("acl", state.acl.clone()),
@@ -551,6 +553,7 @@ mod tests {
             ("password_set", "password of sudo set"),
             ("membership_added", "mallory added to group sudo"),
             ("membership_removed", "mallory removed from group sudo"),
+            ("lookup_changed", "look-up of sudo changed (uid 7 → 0, shell /bin/false → /bin/sh)"),
             ("database_changed", "database /etc/passwd changed"),
             ("something_new", "something_new of sudo in /etc/passwd"),
         ] {

@@ -19,9 +19,9 @@ pub enum DatabasePathError {
 }
 
 impl DatabasePath {
-    /// The databases that every policy protects (`architecture.md` §7). An entry that ends in `/` stands for
+    /// The databases that every policy protects (`architecture.md` §7), and the file that says where accounts are looked up. An entry that ends in `/` stands for
     /// every file directly in that directory.
-    pub const BUILT_IN: [&'static str; 10] = [
+    pub const BUILT_IN: [&'static str; 11] = [
         "/etc/passwd",
         "/etc/shadow",
         "/etc/group",
@@ -29,6 +29,7 @@ impl DatabasePath {
         "/etc/subuid",
         "/etc/subgid",
         "/etc/security/opasswd",
+        "/etc/nsswitch.conf",
         "/var/lib/extrausers/",
         "/etc/userdb/",
         "/run/userdb/",

@@ -177,14 +177,16 @@ pub fn unexplained(
     event
 }
 
+/// A change of where accounts are looked up weighs as much as an added account: it lets in accounts nobody has seen.
 fn severity(changes: &[Change], outcome: Outcome) -> Severity {
+    const HIGH: [&str; 2] = ["account_added", "lookup_changed"];
     const CRITICAL_FLAGS: [&str; 2] = ["uid_zero", "no_password"];
     let is_critical = |change: &Change| {
         change.change == "password_set" || change.flags.iter().any(|flag| CRITICAL_FLAGS.contains(&flag.as_str()))
     };
     if changes.iter().any(is_critical) {
         Severity::Critical
-    } else if outcome == Outcome::Blocked || changes.iter().any(|change| change.change == "account_added") {
+    } else if outcome == Outcome::Blocked || changes.iter().any(|change| HIGH.contains(&change.change.as_str())) {
         Severity::High
     } else {
         Severity::Medium

@@ -2,7 +2,8 @@
 //!
 //! Entries are paired by name. An account that is new is told once, by its line in passwd; its line in shadow adds
 //! `password_set` when it holds a hash. Whatever differs in the bytes but in no entry is a `database_changed`, so no
-//! difference goes untold.
+//! difference goes untold; except in nsswitch.conf, which is about much else than accounts: there only its lines about
+//! accounts are compared.
 
 use std::collections::BTreeSet;
 
@@ -20,13 +21,14 @@ use crate::model::redact::printable;
 
 mod accounts;
 mod groups;
+mod lookups;
 
 /// Most changes that one diff lists. Beyond it the flagged ones stay, and a last `database_changed` with the flag
 /// `more_changes` says that there were others.
 pub const MAX_CHANGES: usize = 1000;
 
 /// The words of [`Change::change`].
-pub const KINDS: [&str; 15] = [
+pub const KINDS: [&str; 16] = [
     "account_added",
     "account_removed",
     "account_modified",
@@ -38,6 +40,7 @@ pub const KINDS: [&str; 15] = [
     "group_modified",
     "membership_added",
     "membership_removed",
+    "lookup_changed",
     "database_created",
     "database_removed",
     "database_changed",
@@ -135,6 +138,9 @@ fn database(
         (Some(Content::Subid(new)), _) => {
             let old = old.and_then(Content::subid);
             table(path, old, new, changes, |pairing, changes| groups::subid(path, pairing, changes));
+        }
+        (Some(Content::Lookup(new)), _) => {
+            lookups::lookups(path, old.and_then(Content::lookup), new, changes);
         }
         _ if before.is_some() => changes.push(whole("database_changed", path, &[])),
         _ => {}

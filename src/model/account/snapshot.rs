@@ -8,6 +8,7 @@ use sha2::Sha256;
 
 use crate::model::account::group::GroupEntry;
 use crate::model::account::gshadow::GshadowEntry;
+use crate::model::account::lookup::LookupEntry;
 use crate::model::account::passwd::PasswdEntry;
 use crate::model::account::permissions::Permissions;
 use crate::model::account::shadow::ShadowEntry;
@@ -39,6 +40,8 @@ pub enum Content {
     Gshadow(Table<GshadowEntry>),
     /// subuid(5) and subgid(5).
     Subid(Table<SubidEntry>),
+    /// nsswitch.conf(5).
+    Lookup(Table<LookupEntry>),
     /// Any other format, or a file too large to be parsed.
     Whole,
 }
@@ -73,6 +76,12 @@ impl Content {
     pub fn subid(&self) -> Option<&Table<SubidEntry>> {
         if let Self::Subid(table) = self { Some(table) } else { None }
     }
+
+    /// The table, when it is an nsswitch.conf.
+    #[must_use]
+    pub fn lookup(&self) -> Option<&Table<LookupEntry>> {
+        if let Self::Lookup(table) = self { Some(table) } else { None }
+    }
 }
 
 /// One database.
@@ -104,6 +113,7 @@ impl Database {
             Format::Group => Content::Group(Table::parse(bytes)),
             Format::Gshadow => Content::Gshadow(Table::parse(bytes)),
             Format::Subid => Content::Subid(Table::parse(bytes)),
+            Format::Lookup => Content::Lookup(Table::parse(bytes)),
         };
         Self {
             length: u64::try_from(bytes.len()).unwrap_or(u64::MAX),
@@ -136,6 +146,7 @@ impl Database {
             Content::Group(table) => Some(table.print()),
             Content::Gshadow(table) => Some(table.print()),
             Content::Subid(table) => Some(table.print()),
+            Content::Lookup(table) => Some(table.print()),
             Content::Whole => None,
         }
     }
@@ -149,6 +160,7 @@ enum Format {
     Group,
     Gshadow,
     Subid,
+    Lookup,
     Other,
 }
 
@@ -160,6 +172,7 @@ impl Format {
             "/etc/group" | "/var/lib/extrausers/group" => Self::Group,
             "/etc/gshadow" | "/var/lib/extrausers/gshadow" => Self::Gshadow,
             "/etc/subuid" | "/etc/subgid" => Self::Subid,
+            "/etc/nsswitch.conf" => Self::Lookup,
             _ => Self::Other,
         }
     }

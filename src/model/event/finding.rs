@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use crate::model::event::EventTime;
 
-/// One account, or the permissions of a database, before or after a change. Password hashes never appear: only whether there is one.
+/// One account, where accounts are looked up, or the permissions of a database, before or after a change. Password hashes never appear: only whether there is one.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AccountState {
     /// Uid.
@@ -30,6 +30,9 @@ pub struct AccountState {
     /// Members of a group.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub members: Option<Vec<String>>,
+    /// Where names are looked up, in order, and the actions between: a line of nsswitch.conf.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sources: Option<Vec<String>>,
     /// Permission bits of a database in octal, `0640`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mode: Option<String>,
@@ -51,7 +54,7 @@ pub struct Change {
     pub change: String,
     /// The database.
     pub database: String,
-    /// Account or group name; absent for a change of the database as a whole.
+    /// Account or group name, or the line of nsswitch.conf (`passwd`); absent for a change of the database as a whole.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
     /// Member, for membership changes.

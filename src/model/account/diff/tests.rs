@@ -318,6 +318,45 @@ fn databases_come_and_go_and_others_change_as_a_whole() {
 }
 
 #[test]
+fn where_accounts_are_looked_up_is_told() {
+    const PATH: &str = "/etc/nsswitch.conf";
+    const BASE: &str = "# Debian's\npasswd:         files systemd\ngroup:          files\nhosts:          files dns\n";
+    let of = |text: &str| databases(&[(PATH, text)]);
+    for (after, expected) in [
+        (BASE.to_owned(), &[][..]),
+        (BASE.replace("# Debian's", "# mine"), &[]),
+        (BASE.replace("files systemd", "files  systemd # both"), &[]),
+        (BASE.replace("files dns", "dns"), &[]),
+        (plus(BASE, "sudoers: ldap\n"), &[]),
+        ("group: files\npasswd: files systemd\n".to_owned(), &[]),
+        (BASE.replace("files systemd", "hesiod files systemd"), &["passwd [source_added]"]),
+        (BASE.replace("files systemd", "systemd files"), &["passwd"]),
+        (BASE.replace("files systemd", "files"), &["passwd [source_removed]"]),
+        (BASE.replace("passwd: ", "#passwd: "), &["passwd [source_removed]"]),
+        (BASE.replace("files systemd", "files [SUCCESS=continue] systemd"), &["passwd [source_added]"]),
+        (plus(BASE, "passwd: extrausers\n"), &["passwd [source_added source_removed]"]),
+        (plus(BASE, "initgroups: ldap\nsubid: sss\n"), &["initgroups [source_added]", "subid [source_added]"]),
+    ] {
+        let expected: Vec<String> = expected.iter().map(|line| format!("lookup_changed {PATH} {line}")).collect();
+        assert_eq!(told(&diff(&of(BASE), &of(&after))), expected, "{after}");
+    }
+    let changes = diff(&of(BASE), &of(&BASE.replace("files systemd", "hesiod")));
+    let sources = |state: &Option<crate::model::event::AccountState>| state.clone().expect("is told").sources;
+    assert_eq!(sources(&changes[0].before), Some(vec!["files".to_owned(), "systemd".to_owned()]));
+    assert_eq!(sources(&changes[0].after), Some(vec!["hesiod".to_owned()]));
+    assert_eq!(told(&diff(&of(BASE), &databases(&[]))), ["database_removed /etc/nsswitch.conf"]);
+    assert_eq!(
+        told(&diff(&databases(&[]), &of("passwd: ldap\n"))),
+        ["database_created /etc/nsswitch.conf", "lookup_changed /etc/nsswitch.conf passwd [source_added]"]
+    );
+    let proposed = intended(&of(BASE), &DatabasePath::new(PATH).unwrap(), b"passwd: ldap\n");
+    assert_eq!((proposed.len(), proposed[0].evidence.as_str()), (2, "intended"));
+    let baseline = base().with(&DatabasePath::new(PATH).unwrap(), Some(BASE.as_bytes())).baseline();
+    assert_eq!((baseline.count, baseline.uid_zero), (3, vec!["root".to_owned()]), "it holds no accounts");
+    assert!(baseline.databases.contains(&PATH.to_owned()));
+}
+
+#[test]
 fn what_is_too_large_counts_as_one_whole() {
     use crate::model::account::snapshot::MAX_PARSED_BYTES;
     use crate::model::account::snapshot::MAX_PARSED_LINES;
