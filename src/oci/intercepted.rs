@@ -166,7 +166,7 @@ pub const GROUPS: [Group; 13] = [
     },
     Group {
         comment: "another file system or root puts other databases in place",
-        names: &["mount", "move_mount", "open_tree", "umount", "umount2", "pivot_root", "chroot"],
+        names: &["mount", "fsconfig", "move_mount", "open_tree", "umount", "umount2", "pivot_root", "chroot"],
         test: ArgumentTest::Always,
     },
     Group {

@@ -63,6 +63,25 @@ impl Argument {
     }
 }
 
+/// The options that mount(2) takes: one page, as much of it as can be read, up to a NUL (fs/namespace.c, `copy_mount_options`).
+///
+/// # Errors
+/// [`TargetError::Unreadable`] with the kernel's errno.
+pub fn mount_options(target: &dyn Target, address: u64) -> Result<Vec<u8>, TargetError> {
+    const PAGE: usize = 4096;
+    const IN_PAGE: u64 = 0xFFF;
+    let unterminated = match target.path(address) {
+        Err(error @ TargetError::Unreadable { .. }) => error,
+        read => return read,
+    };
+    let to_boundary = PAGE.saturating_sub((address & IN_PAGE) as usize);
+    let whole = target.bytes(address, PAGE);
+    let mut options = whole.or_else(|_| target.bytes(address, to_boundary)).map_err(|_| unterminated)?;
+    let end = options.iter().position(|byte| *byte == 0).unwrap_or(options.len());
+    options.truncate(end.min(PAGE.saturating_sub(1)));
+    Ok(options)
+}
+
 /// `struct open_how { u64 flags; u64 mode; u64 resolve; }` of openat2(2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OpenHow {

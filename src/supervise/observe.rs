@@ -134,7 +134,8 @@ impl Observer<'_> {
                 Ok(self.entry(Effect::Replaces, &path, Vec::new()).into_iter().collect())
             }
             Operation::Change { object } => self.change(object),
-            Operation::Mount { source, target, flags } => self.mount(source, target, flags),
+            Operation::Mount { source, target, flags, kind, data } => self.mount(source, target, flags, [kind, data]),
+            Operation::Configure { key, value, .. } => self.configure(key, value),
             Operation::MoveMount { source, target } => self.move_mount(source, target),
             Operation::OpenTree { path, clone: true } => {
                 let path = self.argument(path)?;
@@ -341,7 +342,7 @@ impl Observer<'_> {
     }
 
     /// mount(2), "the operation performed depends on": the order in which the flags are looked at is that of `path_mount`.
-    fn mount(&self, source: PathArgument, target: PathArgument, flags: u64) -> SeenOrError {
+    fn mount(&self, source: PathArgument, target: PathArgument, flags: u64, [kind, data]: [u64; 2]) -> SeenOrError {
         use flags::mount as ms;
         let flags = ms::without_magic(flags);
         let is = |bit: u64| flags & bit != 0;
@@ -351,7 +352,8 @@ impl Observer<'_> {
         let names = flags::names(flags, &ms::NAMES);
         let target = self.argument(target)?;
         if !is(ms::BIND) && !is(ms::MOVE) {
-            return Ok(self.covered(&target, &names).into_iter().collect());
+            let layers = self.new_file_system(kind, data, &names)?;
+            return Ok(layers.into_iter().chain(self.covered(&target, &names)).collect());
         }
         let source = self.argument(source)?;
         Ok(self.mounted(&source, &target, is(ms::MOVE) && !is(ms::BIND), &names))
@@ -402,6 +404,8 @@ impl Observer<'_> {
 fn is_directory_or_link(place: &Place) -> bool {
     place.object.as_ref().is_some_and(|object| matches!(object.kind, ObjectKind::Directory | ObjectKind::Symlink))
 }
+
+mod layers;
 
 #[cfg(test)]
 mod tests;

@@ -153,6 +153,30 @@ pub enum Operation {
     Mount(Mount),
 }
 
+/// A part of a text in which descriptors are paths, relative to the helper's working directory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Part {
+    /// As it stands.
+    Text(Vec<u8>),
+    /// The number that the helper has for the descriptor that comes at this place.
+    Number(usize),
+}
+
+/// What a setting of a file system to come is set to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Configured {
+    /// `FSCONFIG_SET_STRING`.
+    Text(Vec<Part>),
+    /// `FSCONFIG_SET_STRING` of a path to the second descriptor's object.
+    Layer,
+    /// `FSCONFIG_SET_PATH` of a path to the second descriptor's object.
+    Object,
+    /// `FSCONFIG_SET_PATH` of a path to nothing.
+    Nowhere,
+    /// `FSCONFIG_SET_FD`: the second descriptor.
+    Descriptor,
+}
+
 /// What happens to mounts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Mount {
@@ -166,7 +190,14 @@ pub enum Mount {
         /// `MS_*`.
         flags: u64,
         /// Options.
-        data: Option<Vec<u8>>,
+        data: Option<Vec<Part>>,
+    },
+    /// fsconfig(2): the context of a file system to come, and for some values one more.
+    Configure {
+        /// Name of the setting.
+        key: Vec<u8>,
+        /// Its value.
+        configured: Configured,
     },
     /// A bind mount: the source, and the mount point.
     Bind {

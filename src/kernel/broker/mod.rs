@@ -11,6 +11,7 @@
 //! | `credentials` | reading a thread's credentials, putting them on |
 //! | `open_flags` | which flags of open(2) go together |
 //! | `perform` | the operations |
+//! | `configure` | fsconfig, and text with descriptors in it |
 //! | `file_system` | new file systems, in the target's namespaces |
 //! | `serve` | the helper's own loop |
 //!
@@ -20,6 +21,7 @@
 //! Deliberately absent: any decision; any memory of the target; LSM domains (SELinux, AppArmor) and cgroups of the target: an
 //! operation is accounted to the supervisor.
 
+mod configure;
 mod credentials;
 mod file_system;
 mod message;
@@ -52,9 +54,11 @@ pub use crate::kernel::raw::questions::has_x32;
 pub use credentials::CredentialError;
 pub use credentials::Credentials;
 pub use credentials::Home;
+pub use message::Configured;
 pub use message::Done;
 pub use message::Mount;
 pub use message::Operation;
+pub use message::Part;
 pub use message::Subject;
 pub use open_flags::check_open_flags;
 pub use open_flags::check_open_how;

@@ -24,6 +24,7 @@ use rustix::mount::OpenTreeFlags;
 use rustix::mount::UnmountFlags;
 
 use crate::kernel::Errno;
+use crate::kernel::broker::configure;
 use crate::kernel::broker::file_system::FileSystem;
 use crate::kernel::broker::file_system::Namespaces;
 use crate::kernel::broker::message::Done;
@@ -225,7 +226,9 @@ impl Hands {
         const EMPTY: OpenTreeFlags = OpenTreeFlags::AT_EMPTY_PATH;
         match mount {
             Mount::New { source, kind, flags, data } => {
-                let [source, kind, data] = [source, kind, data].map(|text| text.clone().map(CString::new).transpose());
+                let data = data.as_ref().map(|parts| configure::text(parts, descriptors)).transpose()?;
+                let texts = [source.clone(), kind.clone(), data];
+                let [source, kind, data] = texts.map(|text| text.map(CString::new).transpose());
                 let (source, kind, data) = (text(source)?, text(kind)?, text(data)?);
                 let flags = MsFlags::from_bits_retain(*flags);
                 let [point, pid, net, ipc, cgroup, ..] = descriptors else { return Err(Errno::BADF) };
@@ -235,6 +238,7 @@ impl Hands {
                 let new = FileSystem { source, kind, flags, data };
                 new.mount((point.as_fd(), &number(point.as_fd())), &namespaces, self.own.as_fd())?;
             }
+            Mount::Configure { key, configured } => configure::set(key, configured, descriptors)?,
             Mount::Bind { recursive } => {
                 let (source, target) = both(descriptors)?;
                 let depth = if *recursive { OpenTreeFlags::AT_RECURSIVE } else { OpenTreeFlags::empty() };
@@ -272,15 +276,15 @@ fn move_mount(source: BorrowedFd<'_>, target: BorrowedFd<'_>, flags: u32) -> Res
 }
 
 /// Path of a descriptor's object in `/proc/self/fd`.
-fn number(descriptor: BorrowedFd<'_>) -> String {
+pub(super) fn number(descriptor: BorrowedFd<'_>) -> String {
     descriptor.as_raw_fd().to_string()
 }
 
-fn first(descriptors: &[OwnedFd]) -> Result<BorrowedFd<'_>, Errno> {
+pub(super) fn first(descriptors: &[OwnedFd]) -> Result<BorrowedFd<'_>, Errno> {
     descriptors.first().map(AsFd::as_fd).ok_or(Errno::BADF)
 }
 
-fn both(descriptors: &[OwnedFd]) -> Result<(BorrowedFd<'_>, BorrowedFd<'_>), Errno> {
+pub(super) fn both(descriptors: &[OwnedFd]) -> Result<(BorrowedFd<'_>, BorrowedFd<'_>), Errno> {
     match descriptors {
         [one, two, ..] => Ok((one.as_fd(), two.as_fd())),
         _ => Err(Errno::BADF),

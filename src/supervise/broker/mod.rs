@@ -8,6 +8,7 @@
 //! error here, and policy's to decide. Deliberately absent: any decision about databases.
 
 mod attributes;
+mod layers;
 mod mounts;
 mod opens;
 mod plan;

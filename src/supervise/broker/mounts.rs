@@ -3,6 +3,9 @@
 use crate::kernel::Errno;
 use crate::kernel::broker::Mount;
 use crate::kernel::broker::Operation as Deed;
+use crate::kernel::broker::Part;
+use crate::supervise::argument::mount_options;
+use crate::supervise::broker::layers::Written;
 use crate::supervise::broker::plan::Entry;
 use crate::supervise::broker::plan::Plan;
 use crate::supervise::broker::plan::PlanOrError;
@@ -12,10 +15,9 @@ use crate::supervise::broker::plan::handle;
 use crate::supervise::broker::plan::perform;
 use crate::supervise::decode::PathArgument;
 use crate::supervise::decode::flags::mount as ms;
+use crate::supervise::layers;
 use crate::supervise::target::TargetError;
 
-/// Most bytes of options of a file system (mount(2): one page).
-const MAX_DATA_BYTES: usize = 4096;
 /// `MS_REC`.
 const RECURSIVE: u64 = 16_384;
 /// `MOVE_MOUNT_*` about paths: all that are not, are the caller's.
@@ -44,21 +46,24 @@ pub fn mount(
     }
     let source = optional(planner, source.pointer)?;
     let kind = optional(planner, kind)?;
-    let deed = Mount::New { source, kind, flags, data: options(planner, data)? };
     let mut on = vec![handle(&point)?];
     on.extend(planner.target.shown_namespaces()?);
-    perform(Deed::Mount(deed), on)
+    let mut written = Written::after(on);
+    if data != 0 {
+        let options = mount_options(planner.target, data)?;
+        match kind.as_deref() {
+            Some(layers::OVERLAY) => written.options(planner, &options)?,
+            // as text: no other file system that a container may mount takes another form (cgroup, proc, tmpfs, fuse …)
+            _ => written.parts.push(Part::Text(options)),
+        }
+    }
+    let data = (data != 0).then_some(written.parts);
+    perform(Deed::Mount(Mount::New { source, kind, flags, data }), written.on)
 }
 
 /// A string that may be a null pointer.
 fn optional(planner: &Planner<'_>, pointer: u64) -> Result<Option<Vec<u8>>, TargetError> {
     if pointer == 0 { Ok(None) } else { planner.target.path(pointer).map(Some) }
-}
-
-/// Options as text: no file system that a container may mount takes another form (cgroup, proc, tmpfs, overlay, fuse …).
-fn options(planner: &Planner<'_>, pointer: u64) -> Result<Option<Vec<u8>>, TargetError> {
-    let text = optional(planner, pointer)?;
-    if text.as_ref().is_some_and(|text| text.len() >= MAX_DATA_BYTES) { fails(Errno::INVAL) } else { Ok(text) }
 }
 
 /// move_mount(2).

@@ -10,6 +10,7 @@ use crate::kernel::broker::Subject;
 use crate::kernel::foreign_root::Follow;
 use crate::supervise::argument::Argument;
 use crate::supervise::broker::attributes;
+use crate::supervise::broker::layers;
 use crate::supervise::broker::mounts;
 use crate::supervise::decode::Operation;
 use crate::supervise::decode::PathArgument;
@@ -108,7 +109,10 @@ impl Planner<'_> {
                 perform(Deed::Unlink { name: entry.name, directory }, vec![entry.directory])
             }
             Operation::Change { object } => attributes::plan(self, object),
-            Operation::Mount { source, target, flags } => mounts::mount(self, source, target, flags, [c, e]),
+            Operation::Mount { source, target, flags, kind, data } => {
+                mounts::mount(self, source, target, flags, [kind, data])
+            }
+            Operation::Configure { context, key, value } => layers::configure(self, context, key, value),
             Operation::MoveMount { source, target } => mounts::move_mount(self, source, target, word(e)),
             Operation::Unmount { path } => mounts::unmount(self, path, word(b)),
             // open_tree gives an `O_PATH` descriptor, which no other process can hand over (ADDFD: EBADF); what is done with it
@@ -136,6 +140,7 @@ impl Planner<'_> {
             Call::Fchownat => word(e) & !OBJECT_FLAGS != 0,
             Call::Fchmodat2 => word(d) & !OBJECT_FLAGS != 0,
             Call::Truncate | Call::Truncate64 => attributes::length(self) < 0,
+            Call::Fsconfig => layers::is_wrong_setting(self.arguments),
             Call::Mknod => return check_node(word(b)),
             Call::Mknodat => return check_node(word(c)),
             _ => false,

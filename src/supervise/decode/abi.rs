@@ -168,6 +168,7 @@ calls! {
     Removexattrat    "removexattrat"     466 466 466 466 466
     Mount            "mount"             165 165 21  40  21
     MoveMount        "move_mount"        429 429 429 429 429
+    Fsconfig         "fsconfig"          431 431 431 431 431
     OpenTree         "open_tree"         428 428 428 428 428
     Umount           "umount"            -   -   22  -   -
     Umount2          "umount2"           166 166 52  39  52

@@ -38,6 +38,19 @@ pub enum ObjectArgument {
     Descriptor(i32),
 }
 
+/// What fsconfig(2) sets something to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SettingArgument {
+    /// `FSCONFIG_SET_STRING`: the address of a text.
+    Text(u64),
+    /// `FSCONFIG_SET_PATH`, `FSCONFIG_SET_PATH_EMPTY`.
+    Path(PathArgument),
+    /// `FSCONFIG_SET_FD`.
+    Descriptor(i32),
+    /// A flag, a block of bytes, or a command: leads to no file.
+    Nothing,
+}
+
 /// What is asked, with remote pointers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Operation {
@@ -109,6 +122,19 @@ pub enum Operation {
         target: PathArgument,
         /// `MS_*`.
         flags: u64,
+        /// Address of the type of a new file system.
+        kind: u64,
+        /// Address of its options.
+        data: u64,
+    },
+    /// fsconfig: a setting of a file system to come.
+    Configure {
+        /// Descriptor of what fsopen(2) gave.
+        context: i32,
+        /// Address of the setting's name.
+        key: u64,
+        /// What it is set to.
+        value: SettingArgument,
     },
     /// move_mount.
     MoveMount {
@@ -277,6 +303,7 @@ fn operation(call: Call, abi: Abi, [a, b, c, d, e, _]: [u64; 6]) -> Operation {
         Call::Mount | Call::MoveMount | Call::OpenTree | Call::Umount | Call::Umount2 => {
             mount_operation(call, [a, b, c, d, e])
         }
+        Call::Fsconfig => configure([a, b, c, d, e]),
         _ => attribute_operation(call, [a, b, c, d, e]),
     }
 }
@@ -322,8 +349,25 @@ fn mount_operation(call: Call, [a, b, c, d, e]: [u64; 5]) -> Operation {
             let path = if word(b) & UMOUNT_NOFOLLOW != 0 { not_followed(a) } else { followed(a) };
             Operation::Unmount { path }
         }
-        _ => Operation::Mount { source: followed(a), target: followed(b), flags: d },
+        _ => Operation::Mount { source: followed(a), target: followed(b), flags: d, kind: c, data: e },
     }
+}
+
+/// include/uapi/linux/mount.h, `enum fsconfig_command`.
+fn configure([context, command, key, value, auxiliary]: [u64; 5]) -> Operation {
+    const SET_STRING: u32 = 1;
+    const SET_PATH: u32 = 3;
+    const SET_PATH_EMPTY: u32 = 4;
+    const SET_FD: u32 = 5;
+    let path = path(base(auxiliary), value, Follow::Last);
+    let value = match word(command) {
+        SET_STRING => SettingArgument::Text(value),
+        SET_PATH => SettingArgument::Path(path),
+        SET_PATH_EMPTY => SettingArgument::Path(PathArgument { empty_is_base: true, ..path }),
+        SET_FD => SettingArgument::Descriptor(word(auxiliary).cast_signed()),
+        _ => SettingArgument::Nothing,
+    };
+    Operation::Configure { context: word(context).cast_signed(), key, value }
 }
 
 /// linkat(2): follows its source only with `AT_SYMLINK_FOLLOW`.

@@ -48,6 +48,7 @@ fn cases() -> Vec<(Call, [u64; 6], Operation)> {
     let open = |path, word| Operation::Open { path, flags: flags(word) };
     let path_change = |path| Operation::Change { object: ObjectArgument::Path(path) };
     let fd_change = |fd| Operation::Change { object: ObjectArgument::Descriptor(fd) };
+    let configure = |value| Operation::Configure { context: 3, key: 1, value };
     vec![
         (Call::Open, [1, 0o1, 0, 0, 0, 0], open(cwd(1, Last), 0o1)),
         (Call::Open, [1, 0o301, 0, 0, 0, 0], open(cwd(1, NoLast), 0o301)),
@@ -116,7 +117,7 @@ fn cases() -> Vec<(Call, [u64; 6], Operation)> {
         (
             Call::Mount,
             [1, 2, 3, 4096, 5, 0],
-            Operation::Mount { source: cwd(1, Last), target: cwd(2, Last), flags: 4096 },
+            Operation::Mount { source: cwd(1, Last), target: cwd(2, Last), flags: 4096, kind: 3, data: 5 },
         ),
         (
             Call::MoveMount,
@@ -128,6 +129,13 @@ fn cases() -> Vec<(Call, [u64; 6], Operation)> {
             [3, 1, 4, 2, 0x55, 0],
             Operation::MoveMount { source: or_empty(fd(3, 1, Last)), target: or_empty(fd(4, 2, Last)) },
         ),
+        (Call::Fsconfig, [3, 0, 1, 0, 0, 0], configure(SettingArgument::Nothing)),
+        (Call::Fsconfig, [3, 1, 1, 2, 0, 0], configure(SettingArgument::Text(2))),
+        (Call::Fsconfig, [3, 2, 1, 2, 9, 0], configure(SettingArgument::Nothing)),
+        (Call::Fsconfig, [3, 3, 1, 2, CWD, 0], configure(SettingArgument::Path(cwd(2, Last)))),
+        (Call::Fsconfig, [3, 4, 1, 2, 7, 0], configure(SettingArgument::Path(or_empty(fd(7, 2, Last))))),
+        (Call::Fsconfig, [3, 5, 1, 0, 7, 0], configure(SettingArgument::Descriptor(7))),
+        (Call::Fsconfig, [3, 6, 1, 0, 0, 0], configure(SettingArgument::Nothing)),
         (Call::OpenTree, [3, 1, 1, 0, 0, 0], Operation::OpenTree { path: fd(3, 1, Last), clone: true }),
         (Call::OpenTree, [3, 1, 0x100, 0, 0, 0], Operation::OpenTree { path: fd(3, 1, NoLast), clone: false }),
         (Call::Umount, [1, 0, 0, 0, 0, 0], Operation::Unmount { path: cwd(1, Last) }),
@@ -176,6 +184,7 @@ fn upper_halves_mean_nothing() {
                     Call::Fchownat => &[0, 2, 3, 4],
                     Call::Fchmod | Call::Fchown | Call::Fsetxattr | Call::Fremovexattr => &[0],
                     Call::Umount2 => &[1],
+                    Call::Fsconfig => &[0, 1, 4],
                     _ => &[],
                 };
                 let mut noisy = arguments;

@@ -441,6 +441,62 @@ fn mounts() {
     assert_eq!(world.told(Call::PivotRoot, &[moved_in, 0]), NOTHING);
 }
 
+/// fs/overlayfs: what is written to an overlay is written to its upper layer.
+#[test]
+fn overlays() {
+    let mut world = World::new();
+    world.add("/a,b", ObjectKind::Directory);
+    world.symlink("/tmp/link", "/etc");
+    let overlay = |options: &str, at: &str, flags: u64| {
+        let arguments = [world.text("none"), world.text(at), world.text("overlay"), flags, world.text(options)];
+        world.told(Call::Mount, &arguments)
+    };
+    assert_eq!(overlay("lowerdir=/tmp,upperdir=/etc,workdir=/run", "/tmp", 0), "Aliases /etc/passwd");
+    assert_eq!(overlay("upperdir=/etc/userdb", "/tmp", 0), "Aliases /etc/userdb/");
+    assert_eq!(overlay("upperdir=/var/lib,ro", "/tmp", 1), "Aliases /var/lib/extrausers/");
+    assert_eq!(overlay("upperdir=/", "/tmp", 0), "Aliases /etc/passwd");
+    assert_eq!(overlay("upperdir=etc", "/tmp", 0), "Aliases /etc/passwd");
+    assert_eq!(overlay("upperdir=/tmp/link", "/tmp", 0), "Aliases /etc/passwd");
+    assert_eq!(overlay(r"upperdir=\/e\tc", "/tmp", 0), "Aliases /etc/passwd");
+    assert_eq!(overlay("upperdir=/tmp,upperdir=/etc", "/tmp", 0), "Aliases /etc/passwd");
+    assert_eq!(overlay("upperdir=/etc", "/etc", 0), "Aliases /etc/passwd, ReplacesAncestor /etc/passwd");
+    assert_eq!(overlay("lowerdir=/etc,upperdir=/tmp,workdir=/run", "/tmp", 0), NOTHING); // copied up
+    assert_eq!(overlay(r"lowerdir=/a\,upperdir=/etc", "/tmp", 0), NOTHING);
+    assert_eq!(overlay("upperdir=/etc/passwd", "/tmp", 0), NOTHING); // ENOTDIR
+    assert_eq!(overlay("upperdir=/missing/etc,upperdir=", "/tmp", 0), NOTHING); // ENOENT
+    let other = [world.text("none"), world.text("/tmp"), world.text("tmpfs"), 0, world.text("upperdir=/etc")];
+    assert_eq!(world.told(Call::Mount, &other), NOTHING);
+    let unreadable = [world.text("none"), world.text("/tmp"), world.text("overlay"), 0, 0xBAD];
+    assert_eq!(world.told(Call::Mount, &unreadable), NOTHING); // EFAULT, from the kernel itself
+}
+
+#[test]
+fn settings_of_overlays() {
+    let mut world = World::new();
+    world.descriptors.extend([(7, "/etc".to_owned()), (8, "/tmp".to_owned())]);
+    let set = |command: u64, key: &str, value: &str, auxiliary: u64| {
+        let value = if command == 5 { 0 } else { world.text(value) };
+        world.told(Call::Fsconfig, &[3, command, world.text(key), value, auxiliary])
+    };
+    assert_eq!(set(1, "upperdir", "/etc", 0), "Aliases /etc/passwd");
+    assert_eq!(set(1, "upperdir", "/tmp", 0), NOTHING);
+    assert_eq!(set(1, "lowerdir", "/etc", 0), NOTHING);
+    assert_eq!(set(1, "upperdir", "/missing/etc", 0), NOTHING);
+    assert_eq!(set(3, "upperdir", "/etc", CWD), "Aliases /etc/passwd");
+    assert_eq!(set(3, "upperdir", "userdb", 7), "Aliases /etc/userdb/");
+    assert_eq!(set(4, "upperdir", "", 7), "Aliases /etc/passwd");
+    assert_eq!(set(5, "upperdir", "", 7), "Aliases /etc/passwd");
+    assert_eq!(set(5, "upperdir", "", 8), NOTHING);
+    assert_eq!(set(5, "upperdir", "", 9), NOTHING); // EBADF, from the kernel itself
+    assert_eq!(set(0, "upperdir", "/etc", 0), NOTHING); // a flag is no layer
+    assert_eq!(set(6, "upperdir", "/etc", 0), NOTHING);
+    assert_eq!(world.told(Call::Fsconfig, &[3, 1, 0, 0, 0]), NOTHING);
+    assert_eq!(world.told(Call::Fsconfig, &[3, 1, world.text("upperdir"), 0xBAD, 0]), NOTHING);
+    world.resolve_error = Some(TargetError::Unable("a file system that hangs".to_owned()));
+    let unknown = [3, 1, world.text("upperdir"), world.text("/etc"), 0];
+    assert_eq!(world.told(Call::Fsconfig, &unknown), "Unresolved");
+}
+
 #[test]
 fn programs() {
     let mut world = World::new();

@@ -106,6 +106,7 @@ fn places(request: &Request, target: &dyn Target) -> Result<Vec<Place>, TargetEr
         }
         // a sealed process cannot mount (Landlock refuses mount(2) and its kin); the others change no file
         Operation::Mount { .. }
+        | Operation::Configure { .. }
         | Operation::MoveMount { .. }
         | Operation::OpenTree { .. }
         | Operation::Unmount { .. }
