@@ -2,7 +2,7 @@
 //! and by an exec session: what its *finding* says. Beside `calls`, where many calls share a container and its findings.
 //!
 //! In enforce each call that concerns a database is refused, and that is a finding. In audit a finding is about what
-//! changed: a call that leaves nothing behind (open_tree, io_uring_setup) has its attempt on record, and no finding.
+//! changed: a call that leaves nothing behind (open_tree, fsconfig, io_uring_setup) has its attempt on record, and no finding.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -52,6 +52,7 @@ fn expected(name: &str) -> Expected {
         "link-new" | "symlink" | "symlinkat" | "mknod" | "mknodat" => (Some(NEW), Some("database_created")),
         "pivot_root" | "rmdir" => (None, None),
         "open_tree" => (Some(PASSWD), None),
+        "fsconfig" => (Some(HELD), None),
         "io_uring_setup" => (None, None),
         // switched off again it leaves one record of the process that did
         "acct" => (None, Some("database_changed")),

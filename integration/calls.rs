@@ -65,6 +65,7 @@ fn expected(name: &str) -> (&'static [&'static str], Option<&'static str>, &'sta
         "mknodat" => (&["mknodat"], NEW, "replaces"),
         "mount" => (&["mount"], PASSWD, "replaces"),
         "move_mount" => (&["move_mount"], PASSWD, "replaces"),
+        "fsconfig" => (&["fsconfig"], HELD, "aliases"),
         // From inside the jail the database is just /passwd; chroot itself concerns no database.
         "chroot" => (&["open", "openat"], PASSWD, "writes"),
         "execve" => (&["execve"], None, "runs_account_tool"),

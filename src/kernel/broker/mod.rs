@@ -235,4 +235,6 @@ impl Drop for Helper {
 }
 
 #[cfg(test)]
+mod overlay_tests;
+#[cfg(test)]
 mod tests;

@@ -8,7 +8,7 @@ use std::path::Path;
 use super::*;
 use crate::kernel::raw::child::fork_for_test;
 
-const LIMIT: Duration = Duration::from_secs(10);
+pub(super) const LIMIT: Duration = Duration::from_secs(10);
 const BE_A_HELPER: &[&str] = &["kernel::broker::tests::be_a_helper", "--exact", "--test-threads=1"];
 
 /// What the helpers of the other tests run, in a child because this program has threads. By itself its standard input is no
@@ -22,7 +22,7 @@ fn be_a_helper() {
     assert_eq!(child.wait(), 0);
 }
 
-fn helper(tid: u32) -> (Helper, Credentials) {
+pub(super) fn helper(tid: u32) -> (Helper, Credentials) {
     let (credentials, home) = Credentials::of_thread(tid).expect("credentials");
     (Helper::start("/proc/self/exe", BE_A_HELPER, home, LIMIT).expect("start: root is needed"), credentials)
 }
@@ -31,7 +31,7 @@ fn directory(path: &Path) -> File {
     File::open(path).expect("open directory")
 }
 
-fn object(path: &Path) -> OwnedFd {
+pub(super) fn object(path: &Path) -> OwnedFd {
     let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::CLOEXEC;
     rustix::fs::open(path, flags, rustix::fs::Mode::empty()).expect("open object")
 }
@@ -50,7 +50,7 @@ const O_EXCL: u32 = 0o200;
 const O_TRUNC: u32 = 0o1000;
 
 /// In words, for tables.
-fn told(done: Result<Done, BrokerError>) -> String {
+pub(super) fn told(done: Result<Done, BrokerError>) -> String {
     match done.expect("the helper answers") {
         Done::Value(value) => value.to_string(),
         Done::Descriptor(_) => "descriptor".to_owned(),
