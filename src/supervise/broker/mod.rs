@@ -178,7 +178,7 @@ impl Broker {
             }
         };
         if matches!(deed, Deed::Mount(Mount::Unmount { .. })) {
-            target.let_objects_go();
+            target.let_go_of_files();
         }
         let opens = matches!(deed, Deed::Open { .. } | Deed::OpenEntry { .. });
         let limit = if opens { PATIENCE } else { LONG_PATIENCE };

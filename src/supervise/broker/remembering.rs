@@ -61,10 +61,13 @@ impl<'a> Remembering<'a> {
         self.asked.borrow().clone()
     }
 
-    /// Lets go of the objects that the paths lead to: one that is held keeps its file system busy (umount(2), `EBUSY`).
-    pub fn let_objects_go(&self) {
-        let of_places = |place: &mut Place| place.object.iter_mut().for_each(|object| object.handle = None);
-        self.places.borrow_mut().iter_mut().for_each(|(_, place)| place.iter_mut().for_each(of_places));
+    /// Lets go of every file that was found: one that is held keeps its mount busy (umount(2), EBUSY).
+    pub fn let_go_of_files(&self) {
+        self.places.borrow_mut().clear();
+        self.searched.borrow_mut().clear();
+        self.asked.borrow_mut().clear();
+        self.objects.borrow_mut().clear();
+        self.handles.borrow_mut().clear();
     }
 
     fn walked(
