@@ -83,6 +83,7 @@ mod harness;
 mod landlock;
 mod mounts;
 mod neighbours;
+mod overlays;
 mod programs;
 mod seal;
 mod seal_roots;

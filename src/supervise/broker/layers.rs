@@ -8,7 +8,8 @@
 //! object on every kernel and gives every error that mount(2) gives. The difference is seen in `/proc/self/mountinfo` alone.
 //!
 //! The other layers are read and never written. Their paths stay text; a relative one is put below the number of the working
-//! directory, and so are those of `workdir`, which overlayfs keeps its own files in.
+//! directory, and so are those of `workdir`, which overlayfs keeps its own files in. An absolute one is looked up from the root of
+//! the mount namespace, whatever root the process has (chroot(2)).
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
