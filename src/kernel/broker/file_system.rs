@@ -11,9 +11,6 @@ use std::os::fd::AsFd;
 use std::os::fd::BorrowedFd;
 use std::os::fd::OwnedFd;
 
-use libseccomp::ScmpAction;
-use libseccomp::ScmpFilterContext;
-use libseccomp::ScmpSyscall;
 use nix::mount::MsFlags;
 use rustix::fs::AtFlags;
 use rustix::fs::StatxAttributes;
@@ -25,26 +22,6 @@ use rustix::thread::LinkNameSpaceType;
 
 use crate::kernel::Errno;
 use crate::kernel::raw::born_elsewhere;
-
-/// What a child in another pid namespace may call, and the thread that bears it until it ends.
-const ALLOWED: [&str; 16] = [
-    "fsopen",
-    "exit",
-    "exit_group",
-    "clone",
-    "wait4",
-    "futex",
-    "futex_wake",
-    "munmap",
-    "madvise",
-    "rt_sigprocmask",
-    "rt_sigaction",
-    "rt_sigreturn",
-    "sigaltstack",
-    "set_robust_list",
-    "rseq",
-    "sched_yield",
-];
 
 /// The namespaces of the target that a file system may show. Entered as far as the target's capabilities go.
 pub(super) struct Namespaces<'a> {
@@ -166,23 +143,11 @@ fn enter(kind: &CStr, namespaces: &Namespaces<'_>) -> Result<(), Errno> {
 
 fn open_in_pid_namespace(kind: &CStr, pid: BorrowedFd<'_>, own: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
     rustix::thread::move_into_link_name_space(pid, Some(LinkNameSpaceType::ProcessID))?;
-    confine().map_err(|_| Errno::PERM)?;
+    born_elsewhere::confine()?;
     let number = born_elsewhere::fsopen_by_child(kind)?;
     // a process of the target's that traces the child (ptrace(2)) may have it say any number
     let link = rustix::fs::readlinkat(own, number.to_string(), Vec::new())?;
     if link.as_bytes() == b"anon_inode:[fscontext]" { born_elsewhere::take_over(number) } else { Err(Errno::PERM) }
-}
-
-/// Leaves the calling thread, and every child of it, nothing but [`ALLOWED`] (and readlinkat(2), to look at what the child made).
-fn confine() -> Result<(), libseccomp::error::SeccompError> {
-    let mut filter = ScmpFilterContext::new(ScmpAction::Errno(nix::libc::EPERM))?;
-    for name in ALLOWED.into_iter().chain(["readlinkat", "fcntl"]) {
-        // a name that this libseccomp does not know is one that this libc does not call
-        if let Ok(call) = ScmpSyscall::from_name(name) {
-            filter.add_rule(ScmpAction::Allow, call)?;
-        }
-    }
-    filter.load()
 }
 
 /// In a thread of its own, which takes with it what it entered and what it gave up.

@@ -2,6 +2,7 @@
 //! `proc_init_fs_context`), and a process is of a pid namespace only when it is born there (pid_namespaces(7)).
 
 use std::ffi::CStr;
+use std::mem::offset_of;
 
 use nix::libc;
 use nix::sys::wait::WaitStatus;
@@ -10,6 +11,7 @@ use rustix::io::Errno;
 
 use crate::kernel::raw::check;
 use crate::kernel::raw::last_errno;
+use crate::kernel::raw::notify;
 
 /// Set in the child's exit status when the rest of it is an errno.
 const FAILED: i32 = 0x80;
@@ -50,6 +52,60 @@ pub fn fsopen_by_child(kind: &CStr) -> Result<i32, Errno> {
         _ => Err(Errno::INTR),
     }
 }
+
+/// What a child in another pid namespace may call, and the thread that bears it until it ends.
+const ALLOWED: [i64; 17] = [
+    libc::SYS_fsopen,
+    libc::SYS_exit,
+    libc::SYS_exit_group,
+    libc::SYS_clone,
+    libc::SYS_wait4,
+    libc::SYS_readlinkat,
+    libc::SYS_fcntl,
+    libc::SYS_close,
+    libc::SYS_futex,
+    libc::SYS_munmap,
+    libc::SYS_madvise,
+    libc::SYS_rt_sigprocmask,
+    libc::SYS_rt_sigreturn,
+    libc::SYS_sigaltstack,
+    libc::SYS_set_robust_list,
+    libc::SYS_rseq,
+    libc::SYS_sched_yield,
+];
+
+/// Leaves the calling thread, and every child that it bears, nothing but [`ALLOWED`]; all else fails with EPERM, every call of another
+/// architecture and of x32 among it. The process must have no_new_privs set (seccomp(2)).
+///
+/// # Errors
+/// seccomp(2)'s.
+pub fn confine() -> Result<(), Errno> {
+    let statement = |code: u32, k: u32| libc::sock_filter { code: code as u16, jt: 0, jf: 0, k };
+    let answer = |action: u32| statement(libc::BPF_RET | libc::BPF_K, action);
+    let load = |offset: usize| statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, offset as u32);
+    let jump_if = |k: u32, jt: u8, jf: u8| libc::sock_filter {
+        code: (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16,
+        jt,
+        jf,
+        k,
+    };
+    let refusal = libc::SECCOMP_RET_ERRNO | libc::EPERM as u32;
+    let mut program = vec![load(offset_of!(libc::seccomp_data, arch)), jump_if(NATIVE, 1, 0), answer(refusal)];
+    program.push(load(offset_of!(libc::seccomp_data, nr)));
+    for call in ALLOWED {
+        program.push(jump_if(call as u32, 0, 1));
+        program.push(answer(libc::SECCOMP_RET_ALLOW));
+    }
+    program.push(answer(refusal));
+    notify::install_plain_filter(&program)
+}
+
+/// This architecture, as filters name it (linux/audit.h).
+#[cfg(target_arch = "x86_64")]
+const NATIVE: u32 = 0xC000_003E;
+/// This architecture, as filters name it (linux/audit.h).
+#[cfg(target_arch = "aarch64")]
+const NATIVE: u32 = 0xC000_00B7;
 
 /// `FSOPEN_CLOEXEC` (linux/mount.h).
 const FSOPEN_CLOEXEC: libc::c_uint = 1;

@@ -141,6 +141,22 @@ pub fn install_filter(program: &[libc::sock_filter], flags: u64) -> Result<Owned
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// Installs a filter without a listener on the calling thread.
+///
+/// # Errors
+/// seccomp(2)'s: `EACCES` without no_new_privs or CAP_SYS_ADMIN.
+pub fn install_plain_filter(program: &[libc::sock_filter]) -> Result<(), Errno> {
+    let header = libc::sock_fprog {
+        len: u16::try_from(program.len()).map_err(|_| Errno::INVAL)?,
+        filter: program.as_ptr().cast_mut(),
+    };
+    // SAFETY: the kernel copies `header.len` instructions from a live slice and never writes to it.
+    check(unsafe {
+        libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0_u64, std::ptr::from_ref(&header))
+    })?;
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
