@@ -72,6 +72,7 @@ macro_rules! each_way {
 
 mod accounts;
 mod bad_input;
+mod behaviours;
 mod call_findings;
 mod calls;
 mod cli;

@@ -134,16 +134,26 @@ pub fn calls_program() -> &'static [u8] {
     PROGRAM.get_or_init(|| compiled("calls.c"))
 }
 
-/// The static program of a C source in `fixtures`.
+/// The static program of a C source in `fixtures`, or of all those in a folder there.
 pub fn compiled(source: &str) -> Vec<u8> {
     let folder = tempfile::tempdir().expect("temporary folder");
     let output = folder.path().join("program");
     let status = Command::new("gcc")
         .args(["-static", "-O1", "-Wall", "-Wextra", "-Werror", "-o"])
         .arg(&output)
-        .arg(repository().join("integration/fixtures").join(source))
+        .args(sources(&repository().join("integration/fixtures").join(source)))
         .status()
         .expect("start gcc: install the Debian packages gcc and libc6-dev");
     assert!(status.success(), "gcc could not compile fixtures/{source}");
     std::fs::read(output).expect("read the compiled fixture")
+}
+
+fn sources(path: &Path) -> Vec<PathBuf> {
+    if !path.is_dir() {
+        return vec![path.to_owned()];
+    }
+    let entries = std::fs::read_dir(path).expect("list the fixture").map(|entry| entry.expect("entry").path());
+    let mut found: Vec<PathBuf> = entries.filter(|path| path.extension().is_some_and(|ending| ending == "c")).collect();
+    found.sort();
+    found
 }
