@@ -10,6 +10,7 @@ use rustix::event::Timespec;
 use rustix::process::Pid;
 use rustix::process::PidfdFlags;
 use rustix::process::PidfdGetfdFlags;
+use rustix::process::Signal;
 
 use crate::kernel::Errno;
 use crate::kernel::process::Facts;
@@ -29,6 +30,9 @@ pub enum PidfdError {
         #[source]
         source: Errno,
     },
+    /// pidfd_send_signal(2) failed.
+    #[error("cannot signal a process")]
+    Signal(#[source] Errno),
     /// poll(2) failed.
     #[error("cannot ask whether a process is alive")]
     Poll(#[source] Errno),
@@ -65,22 +69,27 @@ pub fn open(pid: u32) -> Result<Process, PidfdError> {
 /// `PIDFD_THREAD` of pidfd_open(2): Linux 6.9. The value is `O_EXCL`'s.
 const PIDFD_THREAD: u32 = 0o200;
 
+/// Opens thread `tid`; before Linux 6.9 its process.
+///
+/// # Errors
+/// [`PidfdError::Gone`], [`PidfdError::Open`].
+pub fn open_thread(tid: u32) -> Result<Process, PidfdError> {
+    let thread = i32::try_from(tid).ok().and_then(Pid::from_raw).ok_or(PidfdError::Gone(tid))?;
+    match rustix::process::pidfd_open(thread, PidfdFlags::from_bits_retain(PIDFD_THREAD)) {
+        Ok(fd) => Ok(Process { fd }),
+        Err(Errno::SRCH) => Err(PidfdError::Gone(tid)),
+        Err(Errno::INVAL) => open(Facts::read(tid).map_err(|_| PidfdError::Gone(tid))?.pid),
+        Err(source) => Err(PidfdError::Open { pid: tid, source }),
+    }
+}
+
 /// A copy of descriptor `number` of thread `tid`, which may have a descriptor table of its own (clone(2), CLONE_FILES). Before
 /// Linux 6.9 that of its process. Close-on-exec.
 ///
 /// # Errors
 /// [`PidfdError`].
 pub fn copy_descriptor_of_thread(tid: u32, number: i32) -> Result<OwnedFd, PidfdError> {
-    let thread = i32::try_from(tid).ok().and_then(Pid::from_raw).ok_or(PidfdError::Gone(tid))?;
-    match rustix::process::pidfd_open(thread, PidfdFlags::from_bits_retain(PIDFD_THREAD)) {
-        Ok(fd) => Process { fd }.copy_descriptor(number),
-        Err(Errno::SRCH) => Err(PidfdError::Gone(tid)),
-        Err(Errno::INVAL) => {
-            let leader = Facts::read(tid).map_err(|_| PidfdError::Gone(tid))?.pid;
-            open(leader)?.copy_descriptor(number)
-        }
-        Err(source) => Err(PidfdError::Open { pid: tid, source }),
-    }
+    open_thread(tid)?.copy_descriptor(number)
 }
 
 impl Process {
@@ -97,6 +106,14 @@ impl Process {
                 Ok(ready) => return Ok(ready == 0),
             }
         }
+    }
+
+    /// Sends `signal`, pidfd_send_signal(2): to the thread, when it was opened as one (Linux 6.9), else to the process.
+    ///
+    /// # Errors
+    /// [`PidfdError::Signal`].
+    pub fn signal(&self, signal: Signal) -> Result<(), PidfdError> {
+        rustix::process::pidfd_send_signal(&self.fd, signal).map_err(PidfdError::Signal)
     }
 
     /// A copy of the process's descriptor `number`, pidfd_getfd(2) (Linux 5.6). Close-on-exec.
@@ -141,5 +158,16 @@ mod tests {
         assert!(!process.still_alive().expect("dead"));
         assert!(matches!(open(pid), Err(PidfdError::Gone(_))));
         assert!(matches!(open(0), Err(PidfdError::Gone(0))));
+    }
+
+    #[test]
+    fn a_signal_reaches_the_thread() {
+        let child = fork_for_test(|| {
+            std::thread::sleep(Duration::from_secs(60));
+            0
+        });
+        open_thread(child.pid()).expect("open").signal(Signal::XFSZ).expect("signal");
+        assert_eq!(child.wait(), 128 + Signal::XFSZ.as_raw());
+        assert!(matches!(open_thread(0), Err(PidfdError::Gone(0))));
     }
 }

@@ -2,6 +2,7 @@
 
 use std::os::fd::OwnedFd;
 
+use rustix::fs::AtFlags;
 use rustix::fs::Mode;
 use rustix::fs::OFlags;
 
@@ -85,6 +86,64 @@ pub fn controlling_terminal(tid: u32) -> Result<Option<u64>, ProcessError> {
     parse_terminal(&text).ok_or(ProcessError::Format { pid: tid, file: "stat" })
 }
 
+/// A limit on what a process may use, setrlimit(2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Limit {
+    /// `RLIMIT_NOFILE`.
+    OpenFiles,
+    /// `RLIMIT_FSIZE`.
+    FileBytes,
+}
+
+impl Limit {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::OpenFiles => "Max open files",
+            Self::FileBytes => "Max file size",
+        }
+    }
+}
+
+/// The soft `limit` of thread `tid` (proc_pid_limits(5)); `None`: unlimited.
+///
+/// # Errors
+/// [`ProcessError`].
+pub fn soft_limit(tid: u32, limit: Limit) -> Result<Option<u64>, ProcessError> {
+    let folder = open_process(tid)?;
+    let text = read_file(&folder, tid, "limits", MAX_STATUS_BYTES)?;
+    parse_limit(&text, limit).ok_or(ProcessError::Format { pid: tid, file: "limits" })
+}
+
+/// `Max open files            1024                 4096                 files`: name, soft limit, hard limit, unit.
+fn parse_limit(text: &[u8], limit: Limit) -> Option<Option<u64>> {
+    let line = std::str::from_utf8(text).ok()?.lines().find_map(|line| line.strip_prefix(limit.name()))?;
+    match line.split_ascii_whitespace().next()? {
+        "unlimited" => Some(None),
+        number => number.parse().ok().map(Some),
+    }
+}
+
+/// Whether thread `tid` may open one more file, or open(2) fails with `EMFILE`. Before Linux 6.2, whose `/proc/TID/fd` does
+/// not tell how many are open (proc_pid_fd(5)), it always may: what it is given is then refused.
+///
+/// # Errors
+/// [`ProcessError`].
+pub fn has_free_descriptor(tid: u32) -> Result<bool, ProcessError> {
+    let Some(limit) = soft_limit(tid, Limit::OpenFiles)? else { return Ok(true) };
+    let folder = open_process(tid)?;
+    let failed = |source| ProcessError::Read { pid: tid, file: "fd", source };
+    let count = rustix::fs::statat(&folder, c"fd", AtFlags::empty()).map_err(failed)?.st_size;
+    if u64::try_from(count).is_ok_and(|count| count < limit) {
+        return Ok(true);
+    }
+    // those beyond a limit that was lowered later take no number away
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let listing = rustix::fs::openat(&folder, c"fd", flags, Mode::empty()).map_err(failed)?;
+    let entries = rustix::fs::Dir::new(listing).map_err(failed)?;
+    let numbers = entries.flatten().filter_map(|entry| entry.file_name().to_str().ok()?.parse::<u64>().ok());
+    Ok(numbers.filter(|number| *number < limit).count() < usize::try_from(limit).unwrap_or(usize::MAX))
+}
+
 /// Field 7: the minor number in bits 31 to 20 and 7 to 0, the major in 15 to 8.
 fn parse_terminal(text: &[u8]) -> Option<Option<u64>> {
     let close = text.iter().rposition(|byte| *byte == b')')?;
@@ -93,4 +152,53 @@ fn parse_terminal(text: &[u8]) -> Option<Option<u64>> {
     let number = number.cast_unsigned();
     let (major, minor) = ((number >> 8) & 0xFF, (number & 0xFF) | ((number >> 12) & 0xFFF00));
     Some((number != 0).then(|| rustix::fs::makedev(major, minor)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::raw::child::fork_for_test;
+    use rustix::process::Resource;
+    use rustix::process::Rlimit;
+
+    #[test]
+    fn limits_are_read_as_the_kernel_prints_them() {
+        let text = b"Limit                     Soft Limit           Hard Limit           Units     \n\
+            Max file size             unlimited            unlimited            bytes     \n\
+            Max open files            1024                 4096                 files     \n";
+        assert_eq!(parse_limit(text, Limit::OpenFiles), Some(Some(1024)));
+        assert_eq!(parse_limit(text, Limit::FileBytes), Some(None));
+        assert_eq!(parse_limit(b"Max open files  many", Limit::OpenFiles), None);
+        assert_eq!(parse_limit(b"", Limit::FileBytes), None);
+    }
+
+    /// "EMFILE: the per-process limit on the number of open file descriptors has been reached" (open(2)).
+    #[test]
+    fn a_full_table_is_told_from_one_with_a_gap() {
+        let child = fork_for_test(|| {
+            let own = std::process::id();
+            let lower = |current| {
+                let maximum = rustix::process::getrlimit(Resource::Nofile).maximum;
+                rustix::process::setrlimit(Resource::Nofile, Rlimit { current: Some(current), maximum }).is_ok()
+            };
+            let free = || has_free_descriptor(own).ok();
+            let before = free() == Some(true) && lower(0) && free() == Some(false) && lower(4096);
+            let Ok(highest) = rustix::fs::open("/", OFlags::PATH, Mode::empty()) else { return 1 };
+            let number = std::os::fd::AsRawFd::as_raw_fd(&highest);
+            // what a test program was started with may leave gaps: fill them
+            let mut fill = Vec::new();
+            while let Ok(more) = rustix::io::dup(&highest) {
+                if std::os::fd::AsRawFd::as_raw_fd(&more) > number.saturating_add(8) {
+                    break;
+                }
+                fill.push(more);
+            }
+            let last = fill.iter().map(std::os::fd::AsRawFd::as_raw_fd).max().unwrap_or(number);
+            let is_full = lower(u64::try_from(last).unwrap_or(0).saturating_add(1)) && free() == Some(false);
+            fill.pop();
+            let ok = before && is_full && free() == Some(true);
+            i32::from(!ok)
+        });
+        assert_eq!(child.wait(), 0);
+    }
 }

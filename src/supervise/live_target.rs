@@ -35,6 +35,7 @@ use crate::kernel::remote_memory::Unverified;
 use crate::kernel::seccomp_notify::Listener;
 use crate::kernel::seccomp_notify::Notification;
 use crate::kernel::thread;
+use crate::kernel::thread::Limit;
 use crate::model::attempt::ObjectId;
 use crate::supervise::target::Likeness;
 use crate::supervise::target::Object;
@@ -194,6 +195,15 @@ impl Target for LiveTarget<'_> {
             PidfdError::Copy { source: Errno::BADF, .. } => TargetError::Nowhere(Errno::BADF),
             error => TargetError::Unable(error.to_string()),
         })
+    }
+
+    /// Where it cannot be told, what is given to the process is refused when it is.
+    fn has_free_descriptor(&self) -> bool {
+        thread::has_free_descriptor(self.tid).unwrap_or(true)
+    }
+
+    fn file_size_limit(&self) -> Option<u64> {
+        thread::soft_limit(self.tid, Limit::FileBytes).ok().flatten()
     }
 
     fn controlling_terminal(&self) -> Result<Object, TargetError> {

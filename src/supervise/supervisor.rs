@@ -11,8 +11,11 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::process::Signal;
 use uuid::Uuid;
 
+use crate::kernel::Errno;
+use crate::kernel::pidfd::Process;
 use crate::kernel::process::Facts;
 use crate::kernel::seccomp_notify::Added;
 use crate::kernel::seccomp_notify::Answer;
@@ -30,6 +33,7 @@ use crate::model::policy::Mode;
 use crate::supervise::Recorder;
 use crate::supervise::actor;
 use crate::supervise::actor::Acting;
+use crate::supervise::broker;
 use crate::supervise::broker::Broker;
 use crate::supervise::broker::HelperProgram;
 use crate::supervise::case::Case;
@@ -159,6 +163,7 @@ impl Supervisor {
         let delivery = match self.handle(notification) {
             Reply::Answer(answer) => self.listener.answer(notification.id, answer)?,
             Reply::Inject { file, close_on_exec } => self.inject(notification.id, file, close_on_exec)?,
+            Reply::Exceeded { thread } => self.tell_exceeded(notification.id, &thread)?,
             Reply::Later => Delivery::Delivered,
         };
         self.note_delivery(notification, delivery);
@@ -179,6 +184,15 @@ impl Supervisor {
         }
         drop(file);
         self.listener.answer(id, number)
+    }
+
+    fn tell_exceeded(&self, id: u64, thread: &Process) -> Result<Delivery, ListenerError> {
+        let delivery = self.listener.answer(id, Answer::Errno(Errno::FBIG))?;
+        if delivery == Delivery::Delivered {
+            // one that has ended by now needs no signal
+            let _ = thread.signal(Signal::XFSZ);
+        }
+        Ok(delivery)
     }
 
     /// Notes what became of an answer; needed only by callers of [`Supervisor::handle`] that answer themselves.
@@ -231,7 +245,10 @@ impl Supervisor {
                     vec![observe::unresolved(request.call.name())]
                 }
                 Observation::Gone => return Reply::let_go(ContinueReason::NotAnAccountDatabase),
-                Observation::Fails(errno) => return Reply::Answer(Answer::Errno(errno)),
+                Observation::Fails(errno) => {
+                    let target = LiveTarget::new(&self.listener, notification);
+                    return Reply::Answer(Answer::Errno(broker::failure(request, notification, &target, errno)));
+                }
             },
         };
         if let Some(answer) = self.reissued(notification, now) {

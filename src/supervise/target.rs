@@ -197,6 +197,12 @@ pub trait Target {
     /// [`TargetError::Nowhere`] with `EBADF` for a descriptor that is not open.
     fn descriptor(&self, number: i32) -> Result<OwnedFd, TargetError>;
 
+    /// Whether it may open one more file, or its table is full (open(2), `EMFILE`).
+    fn has_free_descriptor(&self) -> bool;
+
+    /// To what size it may extend a file; `None`: to any (setrlimit(2), `RLIMIT_FSIZE`).
+    fn file_size_limit(&self) -> Option<u64>;
+
     /// The terminal that `/dev/tty` means to the process (tty(4)).
     ///
     /// # Errors

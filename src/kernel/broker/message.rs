@@ -114,6 +114,8 @@ pub enum Operation {
     Truncate {
         /// New length.
         length: i64,
+        /// To what length a file may be extended, setrlimit(2).
+        limit: Option<u64>,
     },
     /// chmod(2) and its kin.
     ChangeMode {

@@ -10,6 +10,8 @@ use std::os::fd::BorrowedFd;
 use std::os::fd::OwnedFd;
 
 use nix::mount::MsFlags;
+use nix::sys::signal::SigSet;
+use nix::sys::signal::Signal;
 use rustix::fs::Access;
 use rustix::fs::AtFlags;
 use rustix::fs::FileType;
@@ -22,6 +24,8 @@ use rustix::fs::XattrFlags;
 use rustix::mount::MoveMountFlags;
 use rustix::mount::OpenTreeFlags;
 use rustix::mount::UnmountFlags;
+use rustix::process::Resource;
+use rustix::process::Rlimit;
 
 use crate::kernel::Errno;
 use crate::kernel::broker::configure;
@@ -76,9 +80,9 @@ impl Hands {
                 let flags = if *directory { AtFlags::REMOVEDIR } else { AtFlags::empty() };
                 rustix::fs::unlinkat(first(&descriptors)?, name.as_slice(), flags).map(|()| VALUE)
             }
-            Operation::Truncate { length } => {
+            Operation::Truncate { length, limit } => {
                 let path = number(first(&descriptors)?);
-                nix::unistd::truncate(path.as_str(), *length).map(|()| VALUE).map_err(errno)
+                within(*limit, || nix::unistd::truncate(path.as_str(), *length).map(|()| VALUE).map_err(errno))
             }
             Operation::ChangeMode { subject, mode } => self.change_mode(first(&descriptors)?, subject, *mode),
             Operation::ChangeOwner { subject, uid, gid } => {
@@ -301,6 +305,19 @@ fn search(directories: &[OwnedFd], links: &[Option<Vec<u8>>]) -> Outcome {
         }
     }
     Ok(VALUE)
+}
+
+/// Does something with `limit` as the largest size to which a file may be extended. The signal that tells of it is blocked here.
+fn within<T>(limit: Option<u64>, act: impl FnOnce() -> Result<T, Errno>) -> Result<T, Errno> {
+    if limit.is_none() {
+        return act();
+    }
+    SigSet::from(Signal::SIGXFSZ).thread_block().map_err(errno)?;
+    let own = rustix::process::getrlimit(Resource::Fsize);
+    rustix::process::setrlimit(Resource::Fsize, Rlimit { current: limit, maximum: own.maximum })?;
+    let outcome = act();
+    rustix::process::setrlimit(Resource::Fsize, own)?;
+    outcome
 }
 
 /// mknod(2): "zero file type is equivalent to type S_IFREG".

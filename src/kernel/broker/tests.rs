@@ -145,14 +145,18 @@ fn what_is_not_what_was_decided_about_is_not_touched() {
     let mode = Operation::ChangeMode { subject: Subject::Object, mode: 0o4711 };
     assert_eq!(act(mode, &[object(&at("moved")).as_fd()]), "0");
     assert_eq!(at("twice").metadata().expect("metadata").mode() & 0o7777, 0o4711);
-    assert_eq!(act(Operation::Truncate { length: 3 }, &[object(&at("moved")).as_fd()]), "0");
+    assert_eq!(act(Operation::Truncate { length: 3, limit: None }, &[object(&at("moved")).as_fd()]), "0");
     assert_eq!(std::fs::read(at("twice")).expect("read"), b"pre");
+    // setrlimit(2): "attempts to extend a file beyond this limit"; to cut one is none, and the next deed has no limit
+    let truncate = |length, limit| act(Operation::Truncate { length, limit }, &[object(&at("moved")).as_fd()]);
+    assert_eq!([truncate(11, Some(10)), truncate(10, Some(10)), truncate(11, None)], ["EFBIG", "0", "0"]);
+    assert_eq!([truncate(5, Some(4)), truncate(1 << 20, Some(4)), truncate(3, None)], ["0", "EFBIG", "0"]);
     let (name, value) = (b"user.test".to_vec(), b"value".to_vec());
     let set = Operation::SetAttribute { subject: Subject::Object, name: name.clone(), value, flags: 0 };
     assert!(["0", "EOPNOTSUPP"].contains(&act(set, &[object(&at("moved")).as_fd()]).as_str()));
     let entry = Operation::RemoveAttribute { subject: Subject::Entry(b"link".to_vec()), name };
     assert!(["EPERM", "ENODATA", "EOPNOTSUPP"].contains(&act(entry, &[here.as_fd()]).as_str()));
-    assert_eq!(act(Operation::Truncate { length: 3 }, &[]), "EBADF");
+    assert_eq!(act(Operation::Truncate { length: 3, limit: None }, &[]), "EBADF");
 }
 
 /// A child in a user namespace of its own, root there and nobody here.

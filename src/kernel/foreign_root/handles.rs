@@ -42,8 +42,9 @@ fn open_mount(task: &Task, mount: i32) -> Result<OwnedFd, ResolveError> {
     pidfd::copy_descriptor_of_thread(task.tid(), mount).map_err(|error| match error {
         PidfdError::Copy { source: Errno::BADF, .. } => ResolveError::Answer(Errno::BADF),
         PidfdError::Gone(_) => ResolveError::TaskGone { tid: task.tid() },
-        PidfdError::Open { source, .. } | PidfdError::Copy { source, .. } | PidfdError::Poll(source) => {
-            ResolveError::Unable { step, source }
-        }
+        PidfdError::Open { source, .. }
+        | PidfdError::Copy { source, .. }
+        | PidfdError::Poll(source)
+        | PidfdError::Signal(source) => ResolveError::Unable { step, source },
     })
 }

@@ -50,7 +50,9 @@ fn of_path(planner: &Planner<'_>, path: PathArgument) -> Result<(Subject, Arc<Ow
 fn deed(planner: &Planner<'_>, subject: Subject) -> Result<Deed, TargetError> {
     let [_, b, c, d, e, f] = planner.arguments;
     Ok(match planner.request.call {
-        Call::Truncate | Call::Truncate64 => Deed::Truncate { length: length(planner) },
+        Call::Truncate | Call::Truncate64 => {
+            Deed::Truncate { length: length(planner), limit: planner.target.file_size_limit() }
+        }
         Call::Chmod | Call::Fchmod => Deed::ChangeMode { subject, mode: word(b) & 0o7777 },
         Call::Fchmodat | Call::Fchmodat2 => Deed::ChangeMode { subject, mode: word(c) & 0o7777 },
         Call::Fchownat => owner(planner, subject, c, d),

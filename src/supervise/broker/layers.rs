@@ -319,6 +319,14 @@ mod tests {
             Err(TargetError::Gone)
         }
 
+        fn has_free_descriptor(&self) -> bool {
+            true
+        }
+
+        fn file_size_limit(&self) -> Option<u64> {
+            None
+        }
+
         fn shown_namespaces(&self) -> Asked<[Arc<OwnedFd>; 4]> {
             Ok([(); 4].map(|()| Arc::clone(&self.here)))
         }

@@ -40,6 +40,7 @@ use crate::supervise::broker::remembering::Remembering;
 use crate::supervise::broker::waiting::Waiting;
 use crate::supervise::decode::Request;
 use crate::supervise::decode::abi::Abi;
+use crate::supervise::target::Target;
 use crate::supervise::target::TargetError;
 
 /// How long a helper may take to start.
@@ -91,6 +92,8 @@ pub enum CarriedOut {
         /// Closed on exec there.
         close_on_exec: bool,
     },
+    /// It failed with `EFBIG`, and the process is told by a signal, too (setrlimit(2), `RLIMIT_FSIZE`).
+    Exceeded,
     /// Somebody exchanged what was decided about: decide again.
     Again,
     /// The kernel may carry it out as it stands: nothing that could be exchanged matters.
@@ -139,11 +142,7 @@ impl Broker {
             return Ok(CarriedOut::Gone);
         }
         let (credentials, home) = credentials?;
-        let arguments = if request.abi.has_32_bit_arguments() {
-            notification.args.map(|argument| argument & 0xFFFF_FFFF)
-        } else {
-            notification.args
-        };
+        let arguments = arguments(request, notification);
         let may_open_by_handle = home.user.is_none() && credentials.has_capability(CAP_DAC_READ_SEARCH);
         target.begin();
         let searches_everything = credentials.may_search_everything(&home);
@@ -180,9 +179,12 @@ impl Broker {
         if matches!(deed, Deed::Mount(Mount::Unmount { .. })) {
             target.let_go_of_files();
         }
+        let exceeds = matches!(deed, Deed::Truncate { length, limit: Some(limit) } if length.cast_unsigned() > limit);
         let opens = matches!(deed, Deed::Open { .. } | Deed::OpenEntry { .. });
         let limit = if opens { PATIENCE } else { LONG_PATIENCE };
         match self.perform(home, &credentials, deed, &on, &searched, limit) {
+            // the limit is looked at before what the file system can hold (fs/attr.c, `inode_newsize_ok`)
+            Ok(Done::Failed(Errno::FBIG)) if exceeds => Ok(CarriedOut::Exceeded),
             Ok(done) => Ok(carried_out(done, close_on_exec)),
             Err(BrokerError::Slow(_)) if opens => {
                 let helper = self.helpers.pop().ok_or(BrokerError::Gone)?;
@@ -224,6 +226,26 @@ impl Broker {
         let on: Vec<BorrowedFd<'_>> = on.iter().map(|descriptor| descriptor.as_fd()).collect();
         let searched: Vec<&Searched> = searched.iter().map(Arc::as_ref).collect();
         helper.perform(credentials, deed, &on, &searched, limit)
+    }
+}
+
+/// The arguments, as wide as the architecture has them.
+fn arguments(request: &Request, notification: &Notification) -> [u64; 6] {
+    if request.abi.has_32_bit_arguments() {
+        notification.args.map(|argument| argument & 0xFFFF_FFFF)
+    } else {
+        notification.args
+    }
+}
+
+/// The errno of a call of which something in memory cannot be read, which is `errno` by itself: the kernel looks at some of its
+/// numbers, or along its first path, before.
+#[must_use]
+pub fn failure(request: &Request, notification: &Notification, target: &dyn Target, errno: Errno) -> Errno {
+    let arguments = arguments(request, notification);
+    match (Planner { request, arguments, target, may_open_by_handle: true, searches_everything: true }.plan()) {
+        Err(TargetError::Unreadable { errno, .. } | TargetError::Nowhere(errno)) => errno,
+        _ => errno,
     }
 }
 

@@ -40,8 +40,16 @@ impl Planner<'_> {
             _ => (word(c), d),
         };
         broker::check_open_flags(word).or_else(fails_at_once)?;
+        self.check_descriptors(path.pointer)?;
         self.refuse_trailing_slash(path.base, path.pointer, flags, Restrictions::NONE)?;
         self.open(&Argument::read(self.target, path)?, flags, word, mode)
+    }
+
+    /// fs/open.c, `do_sys_openat2`: the number is taken before anything is looked up, so that nothing is made or emptied for want
+    /// of one; but a path that cannot be read, or is empty, fails first.
+    fn check_descriptors(&self, pointer: u64) -> Result<(), TargetError> {
+        let is_empty = self.target.path(pointer)?.is_empty();
+        if is_empty || self.target.has_free_descriptor() { Ok(()) } else { fails_at_once(Errno::MFILE) }
     }
 
     fn open(&self, argument: &Argument, flags: OpenFlags, word: u32, mode: u64) -> PlanOrError {
@@ -107,6 +115,7 @@ impl Planner<'_> {
         if how.resolve & RESOLVE_CACHED != 0 {
             return fails_at_once(Errno::AGAIN);
         }
+        self.check_descriptors(pointer)?;
         self.refuse_trailing_slash(base, pointer, flags, Restrictions::new(how.resolve))?;
         let argument = how.argument(self.target, base, pointer, flags)?;
         if how.flags & O_PATH == 0 {
@@ -149,6 +158,9 @@ impl Planner<'_> {
         }
         let argument = Argument::of_handle(self.target, mount, pointer)?;
         let Some(object) = &argument.place.object else { return fails(Errno::STALE) };
+        if !self.target.has_free_descriptor() {
+            return fails(Errno::MFILE);
+        }
         let deed = Deed::Open { flags, mode: 0 };
         Ok(Plan::Perform { deed, on: vec![handle(object)?], close_on_exec: flags & O_CLOEXEC != 0 })
     }

@@ -151,6 +151,14 @@ impl Target for Remembering<'_> {
         self.live.descriptor(number)
     }
 
+    fn has_free_descriptor(&self) -> bool {
+        self.live.has_free_descriptor()
+    }
+
+    fn file_size_limit(&self) -> Option<u64> {
+        self.live.file_size_limit()
+    }
+
     fn controlling_terminal(&self) -> Result<Object, TargetError> {
         self.live.controlling_terminal()
     }

@@ -213,6 +213,14 @@ impl Target for World {
         Err(TargetError::Nowhere(Errno::BADF))
     }
 
+    fn has_free_descriptor(&self) -> bool {
+        true
+    }
+
+    fn file_size_limit(&self) -> Option<u64> {
+        None
+    }
+
     fn controlling_terminal(&self) -> Result<Object, TargetError> {
         Err(TargetError::Nowhere(Errno::NXIO))
     }

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use crate::kernel::Errno;
+use crate::kernel::pidfd;
 use crate::kernel::seccomp_notify::Answer;
 use crate::kernel::seccomp_notify::ContinueReason;
 use crate::kernel::seccomp_notify::Notification;
@@ -12,6 +13,7 @@ use crate::model::event::ProtectionChange;
 use crate::model::event::Severity;
 use crate::model::policy::Applied;
 use crate::model::policy::OnUnprotected;
+use crate::supervise::broker;
 use crate::supervise::broker::CannotCarryOut;
 use crate::supervise::broker::CarriedOut;
 use crate::supervise::broker::remembering::Remembering;
@@ -56,7 +58,9 @@ impl Supervisor {
                     vec![observe::unresolved(request.call.name())]
                 }
                 Observation::Gone => return Reply::let_go(ContinueReason::NotAnAccountDatabase),
-                Observation::Fails(errno) => return Reply::Answer(Answer::Errno(errno)),
+                Observation::Fails(errno) => {
+                    return Reply::Answer(Answer::Errno(broker::failure(request, notification, &target, errno)));
+                }
             };
             let mut reason = ContinueReason::NotAnAccountDatabase;
             if !seen.is_empty() {
@@ -74,6 +78,8 @@ impl Supervisor {
                 Ok(CarriedOut::LetGo | CarriedOut::Gone) => return Reply::let_go(reason),
                 Ok(CarriedOut::Later) => return Reply::Later,
                 Ok(CarriedOut::Value(value)) => Reply::Answer(Answer::Value(value)),
+                // opened while it waits, so that it is no other
+                Ok(CarriedOut::Exceeded) => return Reply::exceeded(pidfd::open_thread(notification.tid)),
                 Ok(CarriedOut::Failed(errno)) => return Reply::Answer(Answer::Errno(errno)),
                 Ok(CarriedOut::Opened { file, close_on_exec }) => Reply::Inject { file, close_on_exec },
                 Err(error) => return self.cannot_carry_out(&error, policy, now),

@@ -4,6 +4,9 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::kernel::Errno;
+use crate::kernel::pidfd::PidfdError;
+use crate::kernel::pidfd::Process;
 use crate::kernel::seccomp_notify::Answer;
 use crate::kernel::seccomp_notify::ContinueReason;
 use crate::kernel::seccomp_notify::Notification;
@@ -50,11 +53,24 @@ pub enum Reply {
         /// Closed on exec in its table.
         close_on_exec: bool,
     },
+    /// `EFBIG`, and after it the signal `SIGXFSZ` (setrlimit(2), `RLIMIT_FSIZE`): before it, it would interrupt the call.
+    Exceeded {
+        /// Who made the call.
+        thread: Arc<Process>,
+    },
     /// It waits for somebody else; the reply comes by itself.
     Later,
 }
 
 impl Reply {
+    /// Of a call that exceeded a limit. A thread that cannot be told is gone, or has its errno.
+    pub(super) fn exceeded(thread: Result<Process, PidfdError>) -> Self {
+        match thread {
+            Ok(thread) => Self::Exceeded { thread: Arc::new(thread) },
+            Err(_) => Self::Answer(Answer::Errno(Errno::FBIG)),
+        }
+    }
+
     pub(super) fn let_go(reason: ContinueReason) -> Self {
         Self::Answer(Answer::Continue(reason))
     }
