@@ -3,6 +3,7 @@
 use std::os::fd::AsFd;
 use std::os::fd::BorrowedFd;
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use rustix::event::PollFd;
 use rustix::event::PollFlags;
@@ -98,9 +99,21 @@ impl Process {
     /// # Errors
     /// [`PidfdError::Poll`].
     pub fn still_alive(&self) -> Result<bool, PidfdError> {
+        self.outlives(Duration::ZERO)
+    }
+
+    /// Whether the process has not ended within `limit` either.
+    ///
+    /// # Errors
+    /// [`PidfdError::Poll`].
+    pub fn outlives(&self, limit: Duration) -> Result<bool, PidfdError> {
+        let timeout = Timespec {
+            tv_sec: i64::try_from(limit.as_secs()).unwrap_or(i64::MAX),
+            tv_nsec: limit.subsec_nanos().into(),
+        };
         let mut polled = [PollFd::new(&self.fd, PollFlags::IN)];
         loop {
-            match rustix::event::poll(&mut polled, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })) {
+            match rustix::event::poll(&mut polled, Some(&timeout)) {
                 Err(Errno::INTR) => {}
                 Err(errno) => return Err(PidfdError::Poll(errno)),
                 Ok(ready) => return Ok(ready == 0),
@@ -139,7 +152,6 @@ impl AsFd for Process {
 mod tests {
     use super::*;
     use crate::kernel::raw::child::fork_for_test;
-    use std::time::Duration;
 
     #[test]
     fn a_process_is_alive_until_it_ends() {
@@ -150,6 +162,7 @@ mod tests {
         let pid = child.pid();
         let process = open(pid).expect("open");
         assert!(process.still_alive().expect("alive"));
+        assert!(process.outlives(Duration::from_millis(1)).expect("alive"));
         assert!(process.copy_descriptor(0).is_ok());
         assert!(copy_descriptor_of_thread(pid, 0).is_ok());
         assert!(matches!(copy_descriptor_of_thread(0, 0), Err(PidfdError::Gone(0))));

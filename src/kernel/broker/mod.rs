@@ -49,6 +49,9 @@ use crate::kernel::Errno;
 use crate::kernel::fd_passing;
 use crate::kernel::fd_passing::PassingError;
 use crate::kernel::foreign_root::Searched;
+use crate::kernel::pidfd;
+use crate::kernel::pidfd::PidfdError;
+use crate::kernel::pidfd::Process;
 
 pub use crate::kernel::raw::questions::has_x32;
 pub use credentials::CredentialError;
@@ -73,6 +76,9 @@ const MAX_MESSAGE_BYTES: usize = 512 * 1024;
 
 /// How long a helper may take to close what it has handed over.
 const CLOSE_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long it may take to search directories.
+const SEARCH_LIMIT: Duration = Duration::from_secs(30);
 
 /// Why a helper did not carry something out. The target's own failures are no errors: they are a [`Done::Failed`].
 #[derive(Debug, thiserror::Error)]
@@ -150,6 +156,14 @@ impl Helper {
         }
     }
 
+    /// Its process, to end it while somebody else waits for its answer.
+    ///
+    /// # Errors
+    /// [`PidfdError`].
+    pub fn process(&self) -> Result<Process, PidfdError> {
+        pidfd::open(self.child.id())
+    }
+
     /// Where it lives.
     #[must_use]
     pub fn home(&self) -> &Home {
@@ -175,9 +189,11 @@ impl Helper {
             let directories: Vec<BorrowedFd<'_>> = part.iter().map(|searched| searched.directory.as_fd()).collect();
             let operation = Operation::Search { links };
             self.send(&Request { credentials: credentials.clone(), operation }, &directories)?;
-            match self.wait(limit)? {
-                Done::Value(_) => {}
-                failed => return Ok(failed),
+            match self.wait(SEARCH_LIMIT) {
+                Ok(Done::Value(_)) => {}
+                // its late answer must not be taken for the operation's
+                Err(BrokerError::Slow(_)) => return Err(BrokerError::Gone),
+                failed => return failed,
             }
         }
         self.send(&Request { credentials: credentials.clone(), operation }, descriptors)?;

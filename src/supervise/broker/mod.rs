@@ -20,6 +20,7 @@ use std::os::fd::BorrowedFd;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
+use std::time::Instant;
 
 use crate::kernel::Errno;
 use crate::kernel::broker;
@@ -47,6 +48,8 @@ use crate::supervise::target::TargetError;
 const START_LIMIT: Duration = Duration::from_secs(5);
 /// How long a listener waits for a helper before it goes on without it.
 const PATIENCE: Duration = Duration::from_millis(50);
+/// How often meanwhile it is looked whether the process still waits.
+const STEP: Duration = Duration::from_millis(5);
 /// How long anything but an open may take: a file system that hangs holds up its own container only.
 const LONG_PATIENCE: Duration = Duration::from_secs(30);
 /// Bit of CAP_DAC_READ_SEARCH (linux/capability.h).
@@ -137,6 +140,7 @@ impl Broker {
         if request.abi == Abi::X32 && !broker::has_x32() {
             return Ok(CarriedOut::Failed(Errno::NOSYS));
         }
+        self.waiting.end_of(notification.tid);
         let credentials = Credentials::of_thread(notification.tid);
         if !listener.is_valid(notification.id) {
             return Ok(CarriedOut::Gone);
@@ -181,22 +185,48 @@ impl Broker {
         }
         let exceeds = matches!(deed, Deed::Truncate { length, limit: Some(limit) } if length.cast_unsigned() > limit);
         let opens = matches!(deed, Deed::Open { .. } | Deed::OpenEntry { .. });
-        let limit = if opens { PATIENCE } else { LONG_PATIENCE };
+        // what makes a file never waits, and must not be done twice
+        let makes = matches!(deed, Deed::OpenEntry { existing: None, .. });
+        let waits = opens && !makes;
+        let limit = if waits { STEP } else { LONG_PATIENCE };
         match self.perform(home, &credentials, deed, &on, &searched, limit) {
             // the limit is looked at before what the file system can hold (fs/attr.c, `inode_newsize_ok`)
             Ok(Done::Failed(Errno::FBIG)) if exceeds => Ok(CarriedOut::Exceeded),
             Ok(done) => Ok(carried_out(done, close_on_exec)),
-            Err(BrokerError::Slow(_)) if opens => {
-                let helper = self.helpers.pop().ok_or(BrokerError::Gone)?;
-                self.waiting.add(helper, Arc::clone(listener), notification.id, close_on_exec)?;
-                Ok(CarriedOut::Later)
-            }
+            Err(BrokerError::Slow(_)) if waits => self.wait_a_while(listener, notification, close_on_exec),
             Err(error) => {
                 // whatever it still does, it does not do for the next call
                 self.helpers.pop();
                 Err(error.into())
             }
         }
+    }
+
+    /// Waits for an open that the last of the helpers is in, and sets it aside when it takes longer. One that is not waited for any
+    /// more ends at once: others would find somebody at the other end of a FIFO.
+    fn wait_a_while(
+        &mut self,
+        listener: &Arc<Listener>,
+        notification: &Notification,
+        close_on_exec: bool,
+    ) -> Result<CarriedOut, CannotCarryOut> {
+        let helper = self.helpers.pop().ok_or(BrokerError::Gone)?;
+        let deadline = Instant::now().checked_add(PATIENCE);
+        while deadline.is_some_and(|deadline| Instant::now() < deadline) {
+            if !listener.is_valid(notification.id) {
+                return Ok(CarriedOut::Gone);
+            }
+            match helper.wait(STEP) {
+                Err(BrokerError::Slow(_)) => {}
+                Err(error) => return Err(error.into()),
+                Ok(done) => {
+                    self.helpers.push(helper);
+                    return Ok(carried_out(done, close_on_exec));
+                }
+            }
+        }
+        self.waiting.add(notification.tid, helper, Arc::clone(listener), notification.id, close_on_exec)?;
+        Ok(CarriedOut::Later)
     }
 
     /// Has the helper of `home` do it; it is the last of those kept then.

@@ -5,10 +5,13 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use rustix::process::Signal;
+
 use crate::kernel::Errno;
 use crate::kernel::broker::BrokerError;
 use crate::kernel::broker::Done;
 use crate::kernel::broker::Helper;
+use crate::kernel::pidfd::Process;
 use crate::kernel::seccomp_notify::Added;
 use crate::kernel::seccomp_notify::Answer;
 use crate::kernel::seccomp_notify::Listener;
@@ -17,27 +20,45 @@ use crate::supervise::broker::CannotCarryOut;
 /// Most that wait at one time for one listener.
 const MAX_WAITING: usize = 64;
 /// How often it is looked whether the process still waits.
-const STEP: Duration = Duration::from_millis(100);
+const STEP: Duration = Duration::from_millis(20);
+/// How long a helper may take to end.
+const END_LIMIT: Duration = Duration::from_millis(200);
 const STACK_BYTES: usize = 128 * 1024;
 
-/// How many wait.
+/// Those that wait.
 #[derive(Debug, Default)]
-pub struct Waiting(Arc<AtomicUsize>);
+pub struct Waiting {
+    count: Arc<AtomicUsize>,
+    /// For which thread which helper waits, or has waited.
+    helpers: Vec<(u32, Process)>,
+}
 
 impl Waiting {
-    /// Waits for what `helper` was asked last, and answers notification `id` with it.
+    /// Thread `tid` makes another call, so it waits for none before: a signal has ended that (open(2), `EINTR`). While its helper
+    /// still has a FIFO half open, others would find a writer or reader there.
+    pub fn end_of(&mut self, tid: u32) {
+        for (_, helper) in self.helpers.extract_if(.., |(of, _)| *of == tid) {
+            // one that is gone already needs no end
+            let _ = helper.signal(Signal::KILL).and_then(|()| helper.outlives(END_LIMIT));
+        }
+    }
+
+    /// Waits for what `helper` was asked last, and answers notification `id` of thread `tid` with it.
     pub fn add(
-        &self,
+        &mut self,
+        tid: u32,
         helper: Helper,
         listener: Arc<Listener>,
         id: u64,
         close_on_exec: bool,
     ) -> Result<(), CannotCarryOut> {
-        let count = Arc::clone(&self.0);
+        let count = Arc::clone(&self.count);
         if count.fetch_add(1, Ordering::AcqRel) >= MAX_WAITING {
             count.fetch_sub(1, Ordering::AcqRel);
             return Err(CannotCarryOut::TooManyWaiting(MAX_WAITING));
         }
+        self.helpers.retain(|(_, helper)| helper.still_alive().unwrap_or(false));
+        self.helpers.extend(helper.process().ok().map(|process| (tid, process)));
         let thread = std::thread::Builder::new().name("waits".to_owned()).stack_size(STACK_BYTES).spawn(move || {
             wait(&helper, &listener, id, close_on_exec);
             count.fetch_sub(1, Ordering::AcqRel);

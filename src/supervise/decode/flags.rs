@@ -57,7 +57,8 @@ impl OpenFlags {
     }
 
     /// `O_PATH` makes the kernel ignore everything but `O_DIRECTORY` and `O_NOFOLLOW` (open(2)).
-    const fn is_path(self) -> bool {
+    #[must_use]
+    pub const fn is_path(self) -> bool {
         self.0 & O_PATH != 0
     }
 
