@@ -94,7 +94,7 @@ impl Supervisor {
     fn kept(&mut self, notification: &Notification, target: &Remembering<'_>, now: Moment) -> Option<Reply> {
         let read = target.read_so_far();
         let position = self.undelivered.iter().position(|kept| kept.is_of(notification, &read, now))?;
-        let kept = self.undelivered.remove(position)?;
+        let kept = self.undelivered.remove(position)?.came_again(now);
         self.last_deed = Some(kept.clone());
         Some(kept.reply)
     }

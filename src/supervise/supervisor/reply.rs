@@ -32,6 +32,11 @@ impl Kept {
         Self { tid, number: nr, arguments: args, read, reply, at }
     }
 
+    /// Its call came again, and may be interrupted again: under many signals for longer than the window.
+    pub(super) fn came_again(self, now: Moment) -> Self {
+        Self { at: now, ..self }
+    }
+
     /// Whether `notification` is the call that it was done for, its arguments in memory being `read`. Of what was read for the
     /// deed, only the beginning may be known yet.
     pub(super) fn is_of(&self, notification: &Notification, read: &[Vec<u8>], now: Moment) -> bool {
