@@ -75,11 +75,19 @@ const PIDFD_THREAD: u32 = 0o200;
 /// # Errors
 /// [`PidfdError::Gone`], [`PidfdError::Open`].
 pub fn open_thread(tid: u32) -> Result<Process, PidfdError> {
+    match open_itself(tid)? {
+        Some(thread) => Ok(thread),
+        None => open(Facts::read(tid).map_err(|_| PidfdError::Gone(tid))?.pid),
+    }
+}
+
+/// Thread `tid` itself; `None` before Linux 6.9.
+fn open_itself(tid: u32) -> Result<Option<Process>, PidfdError> {
     let thread = i32::try_from(tid).ok().and_then(Pid::from_raw).ok_or(PidfdError::Gone(tid))?;
     match rustix::process::pidfd_open(thread, PidfdFlags::from_bits_retain(PIDFD_THREAD)) {
-        Ok(fd) => Ok(Process { fd }),
+        Ok(fd) => Ok(Some(Process { fd })),
         Err(Errno::SRCH) => Err(PidfdError::Gone(tid)),
-        Err(Errno::INVAL) => open(Facts::read(tid).map_err(|_| PidfdError::Gone(tid))?.pid),
+        Err(Errno::INVAL) => Ok(None),
         Err(source) => Err(PidfdError::Open { pid: tid, source }),
     }
 }
@@ -91,6 +99,15 @@ pub fn open_thread(tid: u32) -> Result<Process, PidfdError> {
 /// [`PidfdError`].
 pub fn copy_descriptor_of_thread(tid: u32, number: i32) -> Result<OwnedFd, PidfdError> {
     open_thread(tid)?.copy_descriptor(number)
+}
+
+/// Opens thread `tid`, which [`Process::still_alive`] then tells of: as long as it says so, the number means that thread. Before
+/// Linux 6.9 only the first thread of a process can be opened; its number stays its process's until all threads have ended.
+///
+/// # Errors
+/// [`PidfdError::Gone`], [`PidfdError::Open`] for any other thread there.
+pub fn watch_thread(tid: u32) -> Result<Process, PidfdError> {
+    open_itself(tid)?.map_or_else(|| open(tid), Ok)
 }
 
 impl Process {
@@ -165,10 +182,14 @@ mod tests {
         assert!(process.outlives(Duration::from_millis(1)).expect("alive"));
         assert!(process.copy_descriptor(0).is_ok());
         assert!(copy_descriptor_of_thread(pid, 0).is_ok());
+        let thread = open_thread(pid).expect("open");
+        assert!(thread.still_alive().expect("alive"));
         assert!(matches!(copy_descriptor_of_thread(0, 0), Err(PidfdError::Gone(0))));
         assert!(matches!(process.copy_descriptor(-1), Err(PidfdError::Copy { source: Errno::BADF, .. })));
         child.kill();
         assert!(!process.still_alive().expect("dead"));
+        assert!(!thread.still_alive().expect("dead"));
+        assert!(matches!(open_thread(pid), Err(PidfdError::Gone(_))));
         assert!(matches!(open(pid), Err(PidfdError::Gone(_))));
         assert!(matches!(open(0), Err(PidfdError::Gone(0))));
     }

@@ -35,8 +35,10 @@ use crate::supervise::incident::Act;
 use crate::supervise::incident::QUIET;
 use crate::supervise::incident::Sighting;
 use crate::supervise::incident::Witness;
+use crate::supervise::known_threads::ProcessKey;
 use crate::supervise::live_policy::LivePolicy;
 use crate::supervise::moment::Moment;
+use crate::supervise::observe::Seen;
 use crate::supervise::surroundings::LiveSurroundings;
 use crate::supervise::surroundings::Surroundings;
 
@@ -225,12 +227,21 @@ impl Case {
     /// the end of the act.
     pub fn note_attempt(&self, sighting: Sighting) -> Option<Event> {
         let mut state = self.state();
-        state.counts.attempts = state.counts.attempts.saturating_add(1);
-        if sighting.outcome == Outcome::Blocked {
-            state.counts.blocked = state.counts.blocked.saturating_add(1);
-        }
-        state.root_moves |= sighting.outcome != Outcome::Blocked && sighting.seen.attempt.call == "pivot_root";
+        state.count(sighting.outcome);
+        state.root_moves |= moves_root(&sighting.seen, sighting.outcome);
         state.take(sighting, Witness::Notify)
+    }
+
+    /// Counts an attempt by `process` when it is a repeat in its act, of which nothing but the number is told. False when it is not:
+    /// [`Case::note_attempt`] then takes it.
+    pub fn note_repeat(&self, process: ProcessKey, seen: &mut Seen, outcome: Outcome, now: Moment) -> bool {
+        let mut state = self.state();
+        let is_repeat = state.acts.iter_mut().any(|act| act.add_repeat(process, seen, outcome, now));
+        if is_repeat {
+            state.count(outcome);
+            state.root_moves |= moves_root(seen, outcome);
+        }
+        is_repeat
     }
 
     /// Takes in that something named `name` changed in a watched directory, by process `pid` on the host (0: unknown).
@@ -367,7 +378,18 @@ struct Ended {
     first_change: Moment,
 }
 
+fn moves_root(seen: &Seen, outcome: Outcome) -> bool {
+    outcome != Outcome::Blocked && seen.attempt.call == "pivot_root"
+}
+
 impl State {
+    fn count(&mut self, outcome: Outcome) {
+        self.counts.attempts = self.counts.attempts.saturating_add(1);
+        if outcome == Outcome::Blocked {
+            self.counts.blocked = self.counts.blocked.saturating_add(1);
+        }
+    }
+
     /// Takes a sighting in; its event when it is the first of its kind in its act.
     fn take(&mut self, sighting: Sighting, witness: Witness) -> Option<Event> {
         let position = self.acts.iter().position(|act| act.takes(&sighting));

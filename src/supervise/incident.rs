@@ -13,6 +13,7 @@ use crate::model::event::Outcome;
 use crate::model::event::PolicyReference;
 use crate::model::event::Session;
 use crate::supervise::actor::Acting;
+use crate::supervise::known_threads::ProcessKey;
 use crate::supervise::moment::Moment;
 use crate::supervise::observe::Seen;
 
@@ -72,12 +73,17 @@ impl Sighting {
         }
     }
 
-    fn is_repeat_of(&self, other: &Self) -> bool {
-        let key = |sighting: &Self| {
-            let attempt = &sighting.seen.attempt;
-            (sighting.acting.pid(), sighting.acting.start_time_ticks, attempt.call, attempt.effect, sighting.outcome)
-        };
-        key(self) == key(other) && self.seen.attempt.database == other.seen.attempt.database
+    fn process(&self) -> ProcessKey {
+        ProcessKey { pid: self.acting.pid(), start_time_ticks: self.acting.start_time_ticks }
+    }
+
+    /// Whether `seen` with `outcome`, by `process`, is the same again.
+    fn is_repeated_by(&self, process: ProcessKey, seen: &Seen, outcome: Outcome) -> bool {
+        let key = |seen: &Seen| (seen.attempt.call, seen.attempt.effect);
+        self.process() == process
+            && self.outcome == outcome
+            && key(&self.seen) == key(seen)
+            && self.seen.attempt.database == seen.attempt.database
     }
 }
 
@@ -122,6 +128,15 @@ pub struct Kind {
     pub count: u64,
     /// Who saw them.
     pub witness: Witness,
+}
+
+impl Kind {
+    fn repeat(&mut self, proposed: Option<Vec<u8>>) {
+        self.count = self.count.saturating_add(1);
+        if proposed.is_some() {
+            self.sighting.seen.proposed = proposed; // the latest is what was meant to last
+        }
+    }
 }
 
 /// Whether a change of `database` is one of `concerned`: the same file, or one in that directory.
@@ -169,27 +184,47 @@ impl Act {
     /// Whether `sighting` goes on with this act.
     #[must_use]
     pub fn takes(&self, sighting: &Sighting) -> bool {
-        sighting.at.since(self.last) <= BURST_GAP
-            && sighting.at.since(self.first) <= BURST_LIMIT
-            && self.sightings().any(|member| sighting.acting.is_related_to(&member.acting))
+        self.goes_on_at(sighting.at) && self.sightings().any(|member| sighting.acting.is_related_to(&member.acting))
+    }
+
+    fn goes_on_at(&self, at: Moment) -> bool {
+        at.since(self.last) <= BURST_GAP && at.since(self.first) <= BURST_LIMIT
+    }
+
+    /// Counts `seen` when the notifier saw the same of `process` in this act before: all that is kept of a repeat. False when it
+    /// is none.
+    pub fn add_repeat(&mut self, process: ProcessKey, seen: &mut Seen, outcome: Outcome, at: Moment) -> bool {
+        if !self.goes_on_at(at) {
+            return false;
+        }
+        let is_known =
+            |kind: &&mut Kind| kind.witness == Witness::Notify && kind.sighting.is_repeated_by(process, seen, outcome);
+        let Some(known) = self.kinds.iter_mut().find(is_known) else { return false };
+        known.repeat(seen.proposed.take());
+        self.count(outcome, at);
+        true
+    }
+
+    fn count(&mut self, outcome: Outcome, at: Moment) {
+        self.last = at;
+        self.attempts = self.attempts.saturating_add(1);
+        if outcome == Outcome::Blocked {
+            self.blocked = self.blocked.saturating_add(1);
+        }
     }
 
     /// Adds `sighting`, which `witness` saw. True when it is the first of its kind: to be recorded at once; repeats are counted.
     pub fn add(&mut self, sighting: Sighting, witness: Witness) -> bool {
-        self.last = sighting.at;
+        let is_told_already = witness != Witness::Notify && self.was_let_go(&sighting);
+        self.count(sighting.outcome, sighting.at);
         // what the notifier let go and Landlock refused was one attempt
-        if witness == Witness::Notify || !self.was_let_go(&sighting) {
-            self.attempts = self.attempts.saturating_add(1);
-        }
-        if sighting.outcome == Outcome::Blocked {
-            self.blocked = self.blocked.saturating_add(1);
-        }
-        let is_known = |kind: &&mut Kind| kind.witness == witness && sighting.is_repeat_of(&kind.sighting);
+        self.attempts = self.attempts.saturating_sub(u64::from(is_told_already));
+        let is_known = |kind: &&mut Kind| {
+            kind.witness == witness
+                && kind.sighting.is_repeated_by(sighting.process(), &sighting.seen, sighting.outcome)
+        };
         if let Some(known) = self.kinds.iter_mut().find(is_known) {
-            known.count = known.count.saturating_add(1);
-            if sighting.seen.proposed.is_some() {
-                known.sighting.seen.proposed = sighting.seen.proposed; // the latest is what was meant to last
-            }
+            known.repeat(sighting.seen.proposed);
             return false;
         }
         if self.kinds.len() < MAX_KINDS {

@@ -24,6 +24,7 @@ pub mod databases;
 pub mod decode;
 mod finding;
 pub mod incident;
+mod known_threads;
 pub mod layers;
 pub mod live_policy;
 pub mod live_target;

@@ -41,6 +41,7 @@ use crate::supervise::decode::Decoded;
 use crate::supervise::decode::Operation;
 use crate::supervise::decode::Request;
 use crate::supervise::decode::decode;
+use crate::supervise::known_threads::KnownThreads;
 use crate::supervise::live_target::LiveTarget;
 use crate::supervise::moment::Moment;
 use crate::supervise::neighbours::Alone;
@@ -48,6 +49,7 @@ use crate::supervise::neighbours::Neighbours;
 use crate::supervise::observe;
 use crate::supervise::observe::Guarded;
 use crate::supervise::observe::Observation;
+use crate::supervise::observe::Seen;
 use crate::supervise::program_arguments;
 use crate::supervise::supervisor::reply::Kept;
 
@@ -98,6 +100,7 @@ pub struct Supervisor {
     /// Carries out what an enforced workload may do; `None`: calls are let go after they are decided.
     broker: Option<Broker>,
     last_deed: Option<Kept>,
+    threads: KnownThreads,
     /// Deeds whose reply did not reach the caller: a signal cancelled its call, and it comes again.
     undelivered: VecDeque<Kept>,
     told_broken_broker: bool,
@@ -119,6 +122,7 @@ impl Supervisor {
             recent: VecDeque::new(),
             broker: None,
             last_deed: None,
+            threads: KnownThreads::default(),
             undelivered: VecDeque::new(),
             told_broken_broker: false,
             neighbours: Arc::new(Alone),
@@ -303,12 +307,15 @@ impl Supervisor {
     }
 
     /// Who made the call; `None` when nobody waits for the answer any more.
-    fn acting(&self, notification: &Notification) -> Option<Acting> {
+    fn acting(&self, notification: &Notification, is_first_execve: bool, seen: &Seen) -> Option<Arc<Acting>> {
         let session = self.origin.session.as_ref().map(|session| session.id.as_str());
         // an attempt is told even when little can be learned of who made it
-        let acting = Acting::read(notification.tid, self.case.init(), session)
+        let mut acting = Acting::read(notification.tid, self.case.init(), session)
             .unwrap_or_else(|_| Acting::unknown(notification.tid));
-        self.listener.is_valid(notification.id).then_some(acting)
+        if is_first_execve && !seen.tool_arguments.is_empty() {
+            acting.becomes(seen.attempt.object_path.as_deref(), &seen.tool_arguments);
+        }
+        self.listener.is_valid(notification.id).then(|| Arc::new(acting))
     }
 
     fn remember(&mut self, notification: &Notification, answer: Answer, now: Moment) {

@@ -142,8 +142,12 @@ impl Story {
             flags: Vec::new(),
         };
         let tool_arguments = if effect == Effect::RunsAccountTool { acting.actor.argv.clone() } else { Vec::new() };
-        let seen =
+        let mut seen =
             Seen { attempt, proposed: proposed.map(|text| text.as_bytes().to_vec()), tool_arguments, neighbour: None };
+        let key = ProcessKey { pid: acting.pid(), start_time_ticks: acting.start_time_ticks };
+        if self.case.note_repeat(key, &mut seen, outcome, at(self.now_ms)) {
+            return self;
+        }
         let event = self.case.note_attempt(Sighting {
             seen,
             acting: Arc::new(acting.clone()),

@@ -26,7 +26,6 @@ struct Concerned {
     case: Arc<Case>,
     recorder: Arc<dyn Recorder>,
     policy: Arc<Applied>,
-    acting: Arc<Acting>,
     is_neighbour: bool,
 }
 
@@ -39,29 +38,34 @@ impl Supervisor {
         is_first_execve: bool,
         now: Moment,
     ) -> Answer {
-        let Some(mut acting) = self.acting(notification) else {
+        // the first execve is by the runtime's own program, which is nobody of the container
+        let process = if is_first_execve { None } else { self.threads.process_of(notification.tid) };
+        if !self.listener.is_valid(notification.id) {
             return Answer::Continue(ContinueReason::NotAnAccountDatabase);
-        };
-        if let Some(tool) = seen.first().filter(|seen| is_first_execve && !seen.tool_arguments.is_empty()) {
-            // what runs until now is the runtime's own program, which is nobody of the container
-            acting.becomes(tool.attempt.object_path.as_deref(), &tool.tool_arguments);
         }
-        let acting = Arc::new(acting);
         let judged: Vec<(Seen, Concerned, Decision)> = seen
             .into_iter()
             .map(|seen| {
-                let concerned = self.concerned(&seen, policy, &acting);
+                let concerned = self.concerned(&seen, policy);
                 let decision = decide(&concerned.policy, &seen.attempt);
                 (seen, concerned, decision)
             })
             .collect();
         let is_blocked = judged.iter().any(|(_, _, decision)| matches!(decision, Decision::Block { .. }));
+        let outcome = if is_blocked { Outcome::Blocked } else { Outcome::Allowed };
         let mut answer = if is_blocked { Answer::Errno(Errno::PERM) } else { let_go(policy, &judged) };
-        for (seen, concerned, decision) in judged {
+        let mut known_acting = None;
+        for (mut seen, concerned, decision) in judged {
             if seen.attempt.effect == Effect::ReplacesAncestor {
                 concerned.case.root().forget();
             }
-            if self.put_on_record(seen, &concerned, decision, is_blocked, now).is_err() {
+            if process.is_some_and(|process| concerned.case.note_repeat(process, &mut seen, outcome, now)) {
+                continue;
+            }
+            let acting = known_acting.take().or_else(|| self.acting(notification, is_first_execve, &seen));
+            let Some(acting) = acting else { return Answer::Continue(ContinueReason::NotAnAccountDatabase) };
+            known_acting = Some(Arc::clone(&acting));
+            if self.put_on_record((seen, acting), &concerned, decision, outcome, now).is_err() {
                 let refuses = policy.mode == Mode::Enforce || concerned.policy.mode == Mode::Enforce;
                 answer =
                     if refuses { Answer::Errno(Errno::PERM) } else { Answer::Continue(ContinueReason::OwnFailure) };
@@ -71,20 +75,18 @@ impl Supervisor {
         answer
     }
 
-    fn concerned(&self, seen: &Seen, policy: &Arc<Applied>, acting: &Arc<Acting>) -> Concerned {
+    fn concerned(&self, seen: &Seen, policy: &Arc<Applied>) -> Concerned {
         match seen.neighbour.as_ref().and_then(|id| self.neighbours.get(id)) {
             Some(neighbour) => Concerned {
                 policy: neighbour.case.policy(),
                 case: neighbour.case,
                 recorder: neighbour.recorder,
-                acting: Arc::new(acting.seen_by_neighbour(self.case.container_id().as_str())),
                 is_neighbour: true,
             },
             None => Concerned {
                 case: Arc::clone(&self.case),
                 recorder: Arc::clone(&self.recorder),
                 policy: Arc::clone(policy),
-                acting: Arc::clone(acting),
                 is_neighbour: false,
             },
         }
@@ -92,22 +94,20 @@ impl Supervisor {
 
     fn put_on_record(
         &self,
-        seen: Seen,
+        (seen, acting): (Seen, Arc<Acting>),
         concerned: &Concerned,
         decision: Decision,
-        is_blocked: bool,
+        outcome: Outcome,
         now: Moment,
     ) -> Result<(), RecordError> {
         let (Decision::Allow { rule } | Decision::Block { rule, .. }) = decision;
-        let sighting = Sighting {
-            seen,
-            acting: Arc::clone(&concerned.acting),
-            // a session of the neighbour's container is none of this one
-            session: if concerned.is_neighbour { None } else { self.origin.session.clone() },
-            outcome: if is_blocked { Outcome::Blocked } else { Outcome::Allowed },
-            policy: concerned.policy.reference(&rule),
-            at: now,
+        // a session of the neighbour's container is none of this one
+        let (acting, session) = if concerned.is_neighbour {
+            (Arc::new(acting.seen_by_neighbour(self.case.container_id().as_str())), None)
+        } else {
+            (acting, self.origin.session.clone())
         };
+        let sighting = Sighting { seen, acting, session, outcome, policy: concerned.policy.reference(&rule), at: now };
         let recorded = record(concerned, sighting, now);
         if let Err(error) = &recorded {
             concerned.case.note_unrecorded(&error.reason);
