@@ -122,14 +122,17 @@ impl ContainerRoot {
     }
 }
 
-/// The entry `name` of an open directory; a link is not followed.
-#[must_use]
-pub fn entry_in(directory: &Found, name: &[u8]) -> Place {
-    // asked anew, because a directory's numbers may change when an overlay copies it up
-    let parent = rustix::fs::fstat(&directory.fd).ok();
+/// The numbers of an open directory now: they may change when an overlay copies it up.
+fn numbers_of(directory: &Found) -> Option<ObjectId> {
+    let status = rustix::fs::fstat(&directory.fd).ok()?;
+    Some(ObjectId { device: status.st_dev, inode: status.st_ino })
+}
+
+/// The entry `name` of an open directory, whose numbers are `parent`; a link is not followed.
+fn entry_in(directory: &Found, parent: Option<ObjectId>, name: &[u8]) -> Place {
     let status = rustix::fs::statat(&directory.fd, name, AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT).ok();
     Place {
-        parent: parent.map(|parent| ObjectId { device: parent.st_dev, inode: parent.st_ino }),
+        parent,
         directory: None,
         slash: false,
         name: name.to_vec(),
@@ -154,7 +157,16 @@ fn split(path: &str) -> (&str, &str) {
 
 impl RootView for ContainerRoot {
     fn entry(&self, directory: &str, name: &str) -> Place {
-        self.directory(directory).map(|parent| entry_in(&parent, name.as_bytes())).unwrap_or_default()
+        self.entries(directory, &[name]).pop().unwrap_or_default()
+    }
+
+    fn entries(&self, directory: &str, names: &[&str]) -> Vec<Place> {
+        let directory = self.directory(directory).map(|directory| (numbers_of(&directory), directory));
+        let entry = |name: &&str| match &directory {
+            Some((parent, directory)) => entry_in(directory, *parent, name.as_bytes()),
+            None => Place::default(),
+        };
+        names.iter().map(entry).collect()
     }
 
     fn look_up(&self, path: &str, follow: Follow) -> Place {

@@ -24,6 +24,11 @@ pub trait RootView {
     /// A directory that does not exist gives a place without parent.
     fn entry(&self, directory: &str, name: &str) -> Place;
 
+    /// The entries `names` in `directory`, as [`RootView::entry`] gives each.
+    fn entries(&self, directory: &str, names: &[&str]) -> Vec<Place> {
+        names.iter().map(|name| self.entry(directory, name)).collect()
+    }
+
     /// Where `path` leads, last link followed or not.
     fn look_up(&self, path: &str, follow: Follow) -> Place;
 
@@ -61,15 +66,15 @@ impl Entry {
 
 /// The databases as they are at one moment.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Located {
-    files: Vec<(DatabasePath, Vec<Entry>)>,
-    directories: Vec<(DatabasePath, ObjectId, Vec<Entry>)>,
+pub struct Located<'a> {
+    files: Vec<(&'a DatabasePath, Entry)>,
+    directories: Vec<(&'a DatabasePath, ObjectId, Vec<Entry>)>,
 }
 
 /// The directories above the databases as they are at one moment.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Ancestors {
-    entries: Vec<(DatabasePath, Entry)>,
+pub struct Ancestors<'a> {
+    entries: Vec<(&'a DatabasePath, Entry)>,
     root: Option<ObjectId>,
 }
 
@@ -82,63 +87,72 @@ fn split(path: &str) -> (&str, &str) {
     }
 }
 
-/// The entry of `path`, and where it leads when it is a symbolic link.
-fn entries(view: &dyn RootView, path: &str) -> Vec<Entry> {
-    let (directory, name) = split(path);
-    let place = view.entry(directory, name);
+/// The entry `place` of `path`, and where it leads when it is a symbolic link.
+fn followed(view: &dyn RootView, path: &str, place: Place) -> impl Iterator<Item = Entry> + use<> {
     let is_link = matches!(&place.object, Some(Object { kind: ObjectKind::Symlink, .. }));
-    let mut found = vec![Entry::of(place)];
-    if is_link {
-        found.push(Entry::of(view.look_up(path, Follow::Last)));
-    }
-    found
+    let end = is_link.then(|| Entry::of(view.look_up(path, Follow::Last)));
+    std::iter::once(Entry::of(place)).chain(end)
 }
 
-impl Located {
+/// The entry of `path`, and where it leads when it is a symbolic link.
+fn entries(view: &dyn RootView, path: &str) -> impl Iterator<Item = Entry> + use<> {
+    let (directory, name) = split(path);
+    followed(view, path, view.entry(directory, name))
+}
+
+impl<'a> Located<'a> {
     /// Looks all of `databases` up.
     #[must_use]
-    pub fn look_up(view: &dyn RootView, databases: &[DatabasePath]) -> Self {
+    pub fn look_up(view: &dyn RootView, databases: &'a [DatabasePath]) -> Self {
         let mut located = Self::default();
-        for database in databases {
-            let Some(directory) = database.as_str().strip_suffix('/') else {
-                located.files.push((database.clone(), entries(view, database.as_str())));
+        let directory_of = |database: &DatabasePath| split(database.as_str()).0.to_owned();
+        // neighbours in one directory are looked up together
+        for together in databases.chunk_by(|one, next| directory_of(one) == directory_of(next)) {
+            let Some(directory) = together.first().map(directory_of) else { continue };
+            if together.iter().any(DatabasePath::is_directory) {
+                together.iter().for_each(|database| located.look_up_directory(view, database));
                 continue;
-            };
-            let place = view.look_up(directory, Follow::Last);
-            let Some(Object { id, kind: ObjectKind::Directory, .. }) = place.object else {
-                continue;
-            };
-            let contained = view
-                .names(directory, MAX_NAMES)
-                .iter()
-                .filter_map(|name| std::str::from_utf8(name).ok())
-                .flat_map(|name| entries(view, &format!("{directory}/{name}")))
-                .collect();
-            located.directories.push((database.clone(), id, contained));
+            }
+            let names: Vec<&str> = together.iter().map(|database| split(database.as_str()).1).collect();
+            for (database, place) in together.iter().zip(view.entries(&directory, &names)) {
+                located.files.extend(followed(view, database.as_str(), place).map(|entry| (database, entry)));
+            }
         }
         located
     }
 
+    fn look_up_directory(&mut self, view: &dyn RootView, database: &'a DatabasePath) {
+        let directory = database.as_str().trim_end_matches('/');
+        let place = view.look_up(directory, Follow::Last);
+        let Some(Object { id, kind: ObjectKind::Directory, .. }) = place.object else { return };
+        let names = view.names(directory, MAX_NAMES);
+        let names: Vec<&str> = names.iter().filter_map(|name| std::str::from_utf8(name).ok()).collect();
+        let places = names.iter().zip(view.entries(directory, &names));
+        let contained =
+            places.flat_map(|(name, place)| followed(view, &format!("{directory}/{name}"), place)).collect();
+        self.directories.push((database, id, contained));
+    }
+
     /// The database whose content lies in the object at `place`.
     #[must_use]
-    pub fn by_object(&self, place: &Place) -> Option<&DatabasePath> {
+    pub fn by_object(&self, place: &Place) -> Option<&'a DatabasePath> {
         let object = place.object.as_ref()?;
-        let by_file = self.files.iter().find(|(_, entries)| entries.iter().any(|entry| entry.holds(object)));
-        by_file.map(|(database, _)| database).or_else(|| {
-            let held = |(_, directory, contained): &&(DatabasePath, ObjectId, Vec<Entry>)| {
+        let by_file = self.files.iter().find(|(_, entry)| entry.holds(object));
+        by_file.map(|(database, _)| *database).or_else(|| {
+            let held = |(_, directory, contained): &&(&DatabasePath, ObjectId, Vec<Entry>)| {
                 place.parent == Some(*directory) || contained.iter().any(|entry| entry.holds(object))
             };
-            self.directories.iter().find(held).map(|(database, ..)| database)
+            self.directories.iter().find(held).map(|(database, ..)| *database)
         })
     }
 
     /// The database whose directory entry is at `place`, whether something stands there or not.
     #[must_use]
-    pub fn by_entry(&self, place: &Place) -> Option<&DatabasePath> {
-        let by_file = self.files.iter().find(|(_, entries)| entries.iter().any(|entry| entry.is_at(place)));
-        by_file.map(|(database, _)| database).or_else(|| {
-            let held = |(_, directory, _): &&(DatabasePath, ObjectId, Vec<Entry>)| place.parent == Some(*directory);
-            self.directories.iter().find(held).map(|(database, ..)| database)
+    pub fn by_entry(&self, place: &Place) -> Option<&'a DatabasePath> {
+        let by_file = self.files.iter().find(|(_, entry)| entry.is_at(place));
+        by_file.map(|(database, _)| *database).or_else(|| {
+            let held = |(_, directory, _): &&(&DatabasePath, ObjectId, Vec<Entry>)| place.parent == Some(*directory);
+            self.directories.iter().find(held).map(|(database, ..)| *database)
         })
     }
 }
@@ -163,10 +177,10 @@ pub fn devices(view: &dyn RootView, databases: &[DatabasePath]) -> BTreeSet<u64>
     devices
 }
 
-impl Ancestors {
+impl<'a> Ancestors<'a> {
     /// Looks up every directory above one of `databases`, and the directories that are databases themselves.
     #[must_use]
-    pub fn look_up(view: &dyn RootView, databases: &[DatabasePath]) -> Self {
+    pub fn look_up(view: &dyn RootView, databases: &'a [DatabasePath]) -> Self {
         let mut ancestors =
             Self { entries: Vec::new(), root: view.look_up("/", Follow::Last).object.map(|object| object.id) };
         let mut seen: Vec<&str> = Vec::new();
@@ -177,8 +191,7 @@ impl Ancestors {
                 let Some(prefix) = text.get(..end) else { continue };
                 if !seen.contains(&prefix) {
                     seen.push(prefix);
-                    let found = entries(view, prefix).into_iter();
-                    ancestors.entries.extend(found.map(|entry| (database.clone(), entry)));
+                    ancestors.entries.extend(entries(view, prefix).map(|entry| (database, entry)));
                 }
             }
         }
@@ -187,10 +200,10 @@ impl Ancestors {
 
     /// A database below the directory (or the link to one) whose entry is at `place`, or which stands there.
     #[must_use]
-    pub fn find(&self, place: &Place) -> Option<&DatabasePath> {
+    pub fn find(&self, place: &Place) -> Option<&'a DatabasePath> {
         let id = place.object.as_ref().map(|object| object.id);
         let matches = |entry: &Entry| entry.is_at(place) || (id.is_some() && entry.object == id);
-        let found = self.entries.iter().find(|(_, entry)| matches(entry)).map(|(database, _)| database);
+        let found = self.entries.iter().find(|(_, entry)| matches(entry)).map(|(database, _)| *database);
         found.or_else(|| {
             let is_root = id.is_some() && id == self.root;
             self.any().filter(|_| is_root)
@@ -199,8 +212,8 @@ impl Ancestors {
 
     /// Any database: what a new root takes away.
     #[must_use]
-    pub fn any(&self) -> Option<&DatabasePath> {
-        self.entries.first().map(|(database, _)| database)
+    pub fn any(&self) -> Option<&'a DatabasePath> {
+        self.entries.first().map(|(database, _)| *database)
     }
 
     /// Whether the object at `place` is the container's root itself.

@@ -161,7 +161,7 @@ impl Observer<'_> {
         Argument::read(self.target, path)
     }
 
-    fn ancestors(&self) -> Ancestors {
+    fn ancestors(&self) -> Ancestors<'_> {
         Ancestors::look_up(self.guarded.root, self.guarded.databases)
     }
 
