@@ -35,32 +35,75 @@ pub struct ThreadCredentials {
     pub umask: u32,
 }
 
-/// The credentials of thread `tid`, out of `/proc/TID/status` (proc_pid_status(5)).
-///
-/// # Errors
-/// [`ProcessError`].
-pub fn thread_credentials(tid: u32) -> Result<ThreadCredentials, ProcessError> {
-    let folder = open_process(tid)?;
-    let text = read_file(&folder, tid, "status", MAX_STATUS_BYTES)?;
-    let parse = || {
-        let ids = |name: &[u8]| match numbers(field(&text, name)?, 10)?.as_slice() {
-            [_, effective, _, of_files] => Some((*effective, *of_files)),
-            _ => None,
+/// `/proc/TID/status` of a thread, kept open. It is of that one thread, whoever has the number later (fs/proc/base.c,
+/// `proc_single_show`: ESRCH), and tells anew each time it is read.
+#[derive(Debug)]
+pub struct StatusFile {
+    tid: u32,
+    file: OwnedFd,
+}
+
+impl StatusFile {
+    /// Opens that of thread `tid`.
+    ///
+    /// # Errors
+    /// [`ProcessError`].
+    pub fn open(tid: u32) -> Result<Self, ProcessError> {
+        let folder = open_process(tid)?;
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOCTTY;
+        let file = rustix::fs::openat(folder, "status", flags, Mode::empty()).map_err(|source| refused(tid, source))?;
+        Ok(Self { tid, file })
+    }
+
+    /// Whose it is.
+    #[must_use]
+    pub fn tid(&self) -> u32 {
+        self.tid
+    }
+
+    /// The thread's credentials now (proc_pid_status(5)).
+    ///
+    /// # Errors
+    /// [`ProcessError`]; [`ProcessError::Gone`] once the thread has ended.
+    pub fn credentials(&self) -> Result<ThreadCredentials, ProcessError> {
+        let mut text = [0_u8; MAX_STATUS_BYTES];
+        // one read gives all of it: the kernel writes it to memory first (seq_read)
+        let length = loop {
+            match rustix::io::pread(&self.file, text.as_mut_slice(), 0) {
+                Ok(length) => break length,
+                Err(Errno::INTR) => {}
+                Err(source) => return Err(refused(self.tid, source)),
+            }
         };
-        let set = |name: &[u8]| u64::from_str_radix(std::str::from_utf8(field(&text, name)?).ok()?.trim(), 16).ok();
-        let ((effective_uid, fs_uid), (effective_gid, fs_gid)) = (ids(b"Uid:")?, ids(b"Gid:")?);
-        Some(ThreadCredentials {
-            effective_uid,
-            effective_gid,
-            fs_uid,
-            fs_gid,
-            groups: numbers(field(&text, b"Groups:")?, 10)?,
-            effective_capabilities: set(b"CapEff:")?,
-            bounding_capabilities: set(b"CapBnd:")?,
-            umask: numbers(field(&text, b"Umask:")?, 8)?.first().copied()?,
-        })
+        let credentials = parse_credentials(text.get(..length).unwrap_or_default());
+        credentials.ok_or(ProcessError::Format { pid: self.tid, file: "status" })
+    }
+}
+
+fn refused(tid: u32, source: Errno) -> ProcessError {
+    match source {
+        Errno::SRCH => ProcessError::Gone(tid),
+        _ => ProcessError::Read { pid: tid, file: "status", source },
+    }
+}
+
+fn parse_credentials(text: &[u8]) -> Option<ThreadCredentials> {
+    let ids = |name: &[u8]| match numbers(field(text, name)?, 10)?.as_slice() {
+        [_, effective, _, of_files] => Some((*effective, *of_files)),
+        _ => None,
     };
-    parse().ok_or(ProcessError::Format { pid: tid, file: "status" })
+    let set = |name: &[u8]| u64::from_str_radix(std::str::from_utf8(field(text, name)?).ok()?.trim(), 16).ok();
+    let ((effective_uid, fs_uid), (effective_gid, fs_gid)) = (ids(b"Uid:")?, ids(b"Gid:")?);
+    Some(ThreadCredentials {
+        effective_uid,
+        effective_gid,
+        fs_uid,
+        fs_gid,
+        groups: numbers(field(text, b"Groups:")?, 10)?,
+        effective_capabilities: set(b"CapEff:")?,
+        bounding_capabilities: set(b"CapBnd:")?,
+        umask: numbers(field(text, b"Umask:")?, 8)?.first().copied()?,
+    })
 }
 
 /// The namespaces of thread `tid` of these kinds, as `/proc/TID/ns` names them (namespaces(7)).

@@ -1,7 +1,9 @@
 //! Whose file operations they are: ids, groups, capabilities and umask of a thread, credentials(7), and putting them on.
 
 use std::os::fd::OwnedFd;
+use std::sync::OnceLock;
 
+use rustix::fs::AtFlags;
 use rustix::fs::CWD;
 use rustix::fs::Mode;
 use rustix::fs::OFlags;
@@ -14,7 +16,7 @@ use serde::Serialize;
 
 use crate::kernel::Errno;
 use crate::kernel::process::ProcessError;
-use crate::kernel::thread;
+use crate::kernel::thread::StatusFile;
 use crate::kernel::thread::ThreadCredentials;
 
 /// Capabilities that a helper needs to take others' ids on (setresuid(2), setgroups(2)).
@@ -26,7 +28,7 @@ pub enum CredentialError {
     /// `/proc` did not tell.
     #[error(transparent)]
     Process(#[from] ProcessError),
-    /// Its namespaces could not be opened.
+    /// Its namespaces could not be told, or opened.
     #[error("cannot open a namespace of thread {tid}")]
     Namespace {
         /// Which thread.
@@ -51,26 +53,49 @@ pub struct Credentials {
     is_brought_along: bool,
 }
 
+/// Device and inode of a namespace (namespaces(7)).
+type Identity = (u64, u64);
+
 /// Where a thread lives: what a helper must enter before it acts for it.
 #[derive(Debug)]
 pub struct Home {
-    /// Its mount namespace.
-    pub mount: OwnedFd,
-    /// Its user namespace, when it is not ours.
-    pub user: Option<OwnedFd>,
+    tid: u32,
+    mount: Identity,
+    user: Identity,
+    /// Whether its user namespace is another than ours.
+    pub has_user: bool,
     /// Capabilities that anything there may have: the bounding set.
     pub capabilities: u64,
     /// Ids that a helper must have before it enters the user namespace.
     pub brings: Option<Credentials>,
-    identity: ((u64, u64), (u64, u64), u64),
 }
 
 impl Home {
     /// Whether both are the same namespaces with the same bounds.
     #[must_use]
     pub fn is(&self, other: &Self) -> bool {
-        let ids = |home: &Self| home.brings.as_ref().map(|brought| (brought.uid, brought.gid, brought.groups.clone()));
-        self.identity == other.identity && ids(self) == ids(other)
+        let are_equal = match (&self.brings, &other.brings) {
+            (Some(one), Some(other)) => (one.uid, one.gid, &one.groups) == (other.uid, other.gid, &other.groups),
+            (one, other) => one.is_none() && other.is_none(),
+        };
+        are_equal && (self.mount, self.user, self.capabilities) == (other.mount, other.user, other.capabilities)
+    }
+
+    /// The mount namespace, and the user namespace when it is not ours, while the thread still lives there.
+    ///
+    /// # Errors
+    /// [`CredentialError::Namespace`].
+    pub(super) fn open(&self) -> Result<Vec<OwnedFd>, CredentialError> {
+        let failed = |source| CredentialError::Namespace { tid: self.tid, source };
+        let wanted = [("mnt", self.mount, true), ("user", self.user, self.has_user)];
+        let open = |(kind, identity, _)| {
+            let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+            let opened = rustix::fs::openat(CWD, format!("/proc/{}/ns/{kind}", self.tid), flags, Mode::empty())?;
+            let status = rustix::fs::fstat(&opened)?;
+            // the number may be another thread's by now
+            if (status.st_dev, status.st_ino) == identity { Ok(opened) } else { Err(Errno::STALE) }
+        };
+        wanted.into_iter().filter(|(.., is_entered)| *is_entered).map(|one| open(one).map_err(failed)).collect()
     }
 }
 
@@ -80,9 +105,17 @@ impl Credentials {
     /// # Errors
     /// [`CredentialError`].
     pub fn of_thread(tid: u32) -> Result<(Self, Home), CredentialError> {
-        let found = thread::thread_credentials(tid)?;
-        let home = home(tid, &found)?;
-        if home.user.is_none() {
+        Self::read(&StatusFile::open(tid)?)
+    }
+
+    /// Reads the credentials of the thread that `status` is of, and where it lives.
+    ///
+    /// # Errors
+    /// [`CredentialError`].
+    pub fn read(status: &StatusFile) -> Result<(Self, Home), CredentialError> {
+        let found = status.credentials()?;
+        let home = home(status.tid(), &found)?;
+        if !home.has_user {
             return Ok((Self::as_we_number(&found), home));
         }
         // an id may have no number there, and groups may not be set there at all (user_namespaces(7), "/proc/pid/setgroups"): all are
@@ -114,7 +147,7 @@ impl Credentials {
     #[must_use]
     pub fn may_search_everything(&self, home: &Home) -> bool {
         let held = CapabilitySet::from_bits_retain(self.capabilities);
-        home.user.is_none() && held.intersects(CapabilitySet::DAC_OVERRIDE | CapabilitySet::DAC_READ_SEARCH)
+        !home.has_user && held.intersects(CapabilitySet::DAC_OVERRIDE | CapabilitySet::DAC_READ_SEARCH)
     }
 
     /// Puts them on, in place of those of the calling thread, which must be the process's only one. `ceiling`: what it keeps
@@ -158,22 +191,27 @@ pub(super) fn set_capabilities(effective: CapabilitySet, permitted: CapabilitySe
 
 fn home(tid: u32, credentials: &ThreadCredentials) -> Result<Home, CredentialError> {
     let failed = |source| CredentialError::Namespace { tid, source };
-    let open = |kind: &str| {
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-        rustix::fs::openat(CWD, format!("/proc/{tid}/ns/{kind}"), flags, Mode::empty()).map_err(failed)
-    };
-    let identity = |status: rustix::fs::Stat| (status.st_dev, status.st_ino);
-    let mount = open("mnt")?;
-    let user = open("user")?;
-    let ours = identity(rustix::fs::stat("/proc/self/ns/user").map_err(failed)?);
-    let theirs = identity(rustix::fs::fstat(&user).map_err(failed)?);
-    let mount_identity = identity(rustix::fs::fstat(&mount).map_err(failed)?);
-    let capabilities = credentials.bounding_capabilities | credentials.effective_capabilities;
+    let mount = identity(&format!("/proc/{tid}/ns/mnt")).map_err(failed)?;
+    let user = identity(&format!("/proc/{tid}/ns/user")).map_err(failed)?;
     Ok(Home {
-        identity: (mount_identity, theirs, capabilities),
-        user: (theirs != ours).then_some(user),
+        tid,
         mount,
-        capabilities,
+        user,
+        has_user: user != own_user_namespace().map_err(failed)?,
+        capabilities: credentials.bounding_capabilities | credentials.effective_capabilities,
         brings: None,
     })
+}
+
+fn identity(path: &str) -> Result<Identity, Errno> {
+    rustix::fs::statat(CWD, path, AtFlags::empty()).map(|status| (status.st_dev, status.st_ino))
+}
+
+/// The supervisor never changes its own.
+fn own_user_namespace() -> Result<Identity, Errno> {
+    static OWN: OnceLock<Identity> = OnceLock::new();
+    match OWN.get() {
+        Some(own) => Ok(*own),
+        None => identity("/proc/self/ns/user").map(|own| *OWN.get_or_init(|| own)),
+    }
 }

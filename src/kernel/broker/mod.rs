@@ -95,6 +95,9 @@ pub enum BrokerError {
         #[source]
         source: Errno,
     },
+    /// The namespaces of the target.
+    #[error(transparent)]
+    Home(#[from] CredentialError),
     /// It did not answer in time.
     #[error("a broker helper did not answer in {} ms", .0.as_millis())]
     Slow(Duration),
@@ -141,12 +144,11 @@ impl Helper {
         let helper = Self { socket, child, home };
         let entrance = Entrance {
             capabilities: helper.home.capabilities,
-            has_user: helper.home.user.is_some(),
+            has_user: helper.home.has_user,
             brings: helper.home.brings.clone(),
         };
-        let namespaces: Vec<BorrowedFd<'_>> =
-            [Some(&helper.home.mount), helper.home.user.as_ref()].into_iter().flatten().map(AsFd::as_fd).collect();
-        helper.send(&entrance, &namespaces)?;
+        let namespaces = helper.home.open()?;
+        helper.send(&entrance, &namespaces.iter().map(AsFd::as_fd).collect::<Vec<_>>())?;
         match helper.receive(limit)? {
             (Reply::Done(0), _) => Ok(helper),
             (Reply::Refused { step, errno }, _) => {

@@ -108,7 +108,7 @@ fn it_acts_as_the_thread_it_acts_for() {
 }
 
 fn process_uid(pid: u32) -> u32 {
-    crate::kernel::thread::thread_credentials(pid).expect("credentials").fs_uid
+    crate::kernel::thread::StatusFile::open(pid).and_then(|status| status.credentials()).expect("credentials").fs_uid
 }
 
 /// Between the look and the deed somebody puts another file at the name.

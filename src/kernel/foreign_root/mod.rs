@@ -138,7 +138,8 @@ pub struct Resolved {
     pub trailing_slash: bool,
 }
 
-/// A directory in which something was looked up for a thread: it must let the thread search it.
+/// A directory in which something was looked up for a thread: it must let the thread search it, unless it is one of the thread's
+/// own process in a procfs ([`Task::is_own_process_directory`]).
 #[derive(Debug)]
 pub struct Searched {
     /// The directory, `O_PATH`.
@@ -203,9 +204,6 @@ impl Task {
     /// Notes that something is looked up in `directory`, or that the link `link` in it is followed without being text.
     fn note_search(&self, directory: BorrowedFd<'_>, link: Option<&[u8]>) -> Result<(), ResolveError> {
         let Some(searched) = &self.searched else { return Ok(()) };
-        if magic_links::is_own(self, directory) {
-            return Ok(());
-        }
         let directory = rustix::io::fcntl_dupfd_cloexec(directory, 0)
             .map_err(|source| ResolveError::Unable { step: "keep a directory", source })?;
         searched.borrow_mut().push(Searched { directory, link: link.map(<[u8]>::to_vec) });

@@ -15,6 +15,7 @@ mod plan;
 pub mod remembering;
 mod waiting;
 
+use std::collections::VecDeque;
 use std::os::fd::AsFd;
 use std::os::fd::BorrowedFd;
 use std::os::fd::OwnedFd;
@@ -35,6 +36,7 @@ use crate::kernel::broker::Operation as Deed;
 use crate::kernel::foreign_root::Searched;
 use crate::kernel::seccomp_notify::Listener;
 use crate::kernel::seccomp_notify::Notification;
+use crate::kernel::thread::StatusFile;
 use crate::supervise::broker::plan::Plan;
 use crate::supervise::broker::plan::Planner;
 use crate::supervise::broker::remembering::Remembering;
@@ -112,20 +114,62 @@ pub enum CarriedOut {
 pub struct Broker {
     program: HelperProgram,
     helpers: Vec<Helper>,
+    /// Of threads that made a call lately.
+    statuses: VecDeque<StatusFile>,
     waiting: Waiting,
 }
 
 /// Most helpers kept for one listener: a container's own namespaces, and those its processes make for themselves.
 const MAX_HELPERS: usize = 4;
 
+/// Most threads whose status is kept open for one listener.
+const MAX_STATUSES: usize = 4;
+
+/// Whose call it is.
+#[derive(Debug)]
+pub struct Caller {
+    credentials: Credentials,
+    home: Home,
+}
+
+impl Caller {
+    /// Whether it may search every directory, by capability.
+    #[must_use]
+    pub fn searches_everything(&self) -> bool {
+        self.credentials.may_search_everything(&self.home)
+    }
+}
+
 impl Broker {
     /// A broker without helpers yet.
     #[must_use]
     pub fn new(program: HelperProgram) -> Self {
-        Self { program, helpers: Vec::new(), waiting: Waiting::default() }
+        Self { program, helpers: Vec::new(), statuses: VecDeque::new(), waiting: Waiting::default() }
     }
 
-    /// Carries out `request`, which `notification` asks for, on what `target` remembers of it.
+    /// Reads whose call it is that thread `tid` makes. True of a notification that is still valid afterwards.
+    ///
+    /// # Errors
+    /// [`CredentialError`].
+    pub fn caller(&mut self, tid: u32) -> Result<Caller, CredentialError> {
+        if let Some(position) = self.statuses.iter().position(|status| status.tid() == tid) {
+            let known = self.statuses.get(position).map(Credentials::read);
+            if let Some(Ok((credentials, home))) = known {
+                return Ok(Caller { credentials, home });
+            }
+            // a thread that is gone; another may have its number
+            self.statuses.remove(position);
+        }
+        let status = StatusFile::open(tid)?;
+        let (credentials, home) = Credentials::read(&status)?;
+        if self.statuses.len() >= MAX_STATUSES {
+            self.statuses.pop_front();
+        }
+        self.statuses.push_back(status);
+        Ok(Caller { credentials, home })
+    }
+
+    /// Carries out `request`, which `notification` asks for, on what `target` remembers of it. `caller`, when it is known already.
     ///
     /// # Errors
     /// [`CannotCarryOut`].
@@ -135,19 +179,20 @@ impl Broker {
         notification: &Notification,
         request: &Request,
         target: &Remembering<'_>,
+        caller: Option<Caller>,
     ) -> Result<CarriedOut, CannotCarryOut> {
         // the kernel refuses what it has no convention for; a helper would know how
         if request.abi == Abi::X32 && !broker::has_x32() {
             return Ok(CarriedOut::Failed(Errno::NOSYS));
         }
         self.waiting.end_of(notification.tid);
-        let credentials = Credentials::of_thread(notification.tid);
+        let caller = caller.map_or_else(|| self.caller(notification.tid), Ok);
         if !listener.is_valid(notification.id) {
             return Ok(CarriedOut::Gone);
         }
-        let (credentials, home) = credentials?;
+        let Caller { credentials, home } = caller?;
         let arguments = arguments(request, notification);
-        let may_open_by_handle = home.user.is_none() && credentials.has_capability(CAP_DAC_READ_SEARCH);
+        let may_open_by_handle = !home.has_user && credentials.has_capability(CAP_DAC_READ_SEARCH);
         target.begin();
         let searches_everything = credentials.may_search_everything(&home);
         let planned = Planner { request, arguments, target, may_open_by_handle, searches_everything }.plan();

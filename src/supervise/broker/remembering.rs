@@ -55,10 +55,12 @@ impl<'a> Remembering<'a> {
     }
 
     /// What was searched for the paths asked for since [`Remembering::begin`], in the order in which they were: the order in
-    /// which the kernel goes.
+    /// which the kernel goes. Without those that the process may search whatever their mode.
     #[must_use]
     pub fn searched(&self) -> Vec<Arc<Searched>> {
-        self.asked.borrow().clone()
+        let asked = self.asked.borrow();
+        let is_own = |searched: &&Arc<Searched>| self.live.is_own_process_directory(&searched.directory);
+        asked.iter().filter(|searched| !is_own(searched)).cloned().collect()
     }
 
     /// Lets go of every file that was found: one that is held keeps its mount busy (umount(2), EBUSY).

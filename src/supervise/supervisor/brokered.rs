@@ -12,8 +12,10 @@ use crate::model::event::Kind;
 use crate::model::event::ProtectionChange;
 use crate::model::event::Severity;
 use crate::model::policy::Applied;
+use crate::model::policy::Ground;
 use crate::model::policy::OnUnprotected;
 use crate::supervise::broker;
+use crate::supervise::broker::Caller;
 use crate::supervise::broker::CannotCarryOut;
 use crate::supervise::broker::CarriedOut;
 use crate::supervise::broker::remembering::Remembering;
@@ -42,7 +44,15 @@ impl Supervisor {
     ) -> Reply {
         for _ in 0..MAX_EXCHANGES {
             let listener = Arc::clone(&self.listener);
-            let target = Remembering::new(LiveTarget::new(&listener, notification).keeping_searched());
+            let mut target = LiveTarget::new(&listener, notification);
+            // under the seal most calls need no broker, and to read whose they are costs more than to keep where they searched
+            let may_rest_on_seal = self.origin.ground == Ground::Seal;
+            let broker = self.broker.as_mut().filter(|_| !may_rest_on_seal);
+            let caller = broker.and_then(|broker| broker.caller(notification.tid).ok());
+            if !caller.as_ref().is_some_and(Caller::searches_everything) {
+                target = target.keeping_searched();
+            }
+            let target = Remembering::new(target);
             let root = self.case.root();
             let neighbours = Arc::clone(&self.neighbours);
             let guarded =
@@ -73,7 +83,7 @@ impl Supervisor {
                 return Reply::let_go(ContinueReason::Sealed);
             }
             let Some(broker) = &mut self.broker else { return Reply::let_go(reason) };
-            let reply = match broker.carry_out(&listener, notification, request, &target) {
+            let reply = match broker.carry_out(&listener, notification, request, &target, caller) {
                 Ok(CarriedOut::Again) => continue,
                 Ok(CarriedOut::LetGo | CarriedOut::Gone) => return Reply::let_go(reason),
                 Ok(CarriedOut::Later) => return Reply::Later,
