@@ -18,6 +18,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/auxv.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -248,38 +249,48 @@ static int exchange(void)
     return result < 0 ? -1 : -2;
 }
 
-/* The path of the program: an account tool, or one that does nothing. */
+/* The path of the program: an account tool, or one that does nothing. Both are this program again, and the least of their kind:
+ * a real tool takes a hundred times as long as the race for which program it is. */
 
-static void prepare_program(void)
+#define TOOL "/usr/sbin/useradd"
+#define NO_TOOL "/usr/sbin/noneadd"
+#define CHANGED 2
+
+static void prepare_program(void) { strcpy(shared->path, NO_TOOL); }
+
+static void flip_program(void) { flip_bytes(strrchr(shared->path, '/') + 1, "none", "user"); }
+
+/* What the account tool does: it adds the account `name`, or only could ("-"). */
+static int add_account(const char *name)
 {
-    if (mkdir("/tmp/sbin", 0755) < 0 || symlink("/bin/true", "/tmp/sbin/useradd") < 0)
-        die("harmless program");
-    strcpy(shared->path, "/tmp/sbin/useradd");
+    char line[100];
+    int fd = open(PASSWD, APPEND);
+    if (fd < 0)
+        return 1;
+    int length = snprintf(line, sizeof line, "%s:x:20000:100::/:/bin/sh\n", name);
+    if (strcmp(name, "-") != 0 && write(fd, line, (size_t)length) < 0)
+        return 1;
+    return CHANGED;
 }
-
-static void flip_program(void) { flip_bytes(shared->path, "/tmp", "/usr"); }
 
 static int run_program(void)
 {
     char name[32];
-    struct stat before, after;
-    snprintf(name, sizeof name, "race%ld", attempts);
-    char *const words[] = { "useradd", "-M", name, NULL };
+    snprintf(name, sizeof name, changes < MOST_LASTING ? "race%ld" : "-", changes);
+    char *const words[] = { "add", name, NULL };
     char *const environment[] = { NULL };
-    if (stat(PASSWD, &before) < 0)
-        die("stat");
     pid_t child = vfork();
     if (child == 0) {
         execve(shared->path, words, environment);
         _exit(127);
     }
     int status;
-    if (child < 0 || waitpid(child, &status, 0) < 0 || stat(PASSWD, &after) < 0)
+    if (child < 0 || waitpid(child, &status, 0) < 0)
         die("run");
-    if (before.st_ino != after.st_ino || before.st_size != after.st_size)
+    if (WIFEXITED(status) && WEXITSTATUS(status) == CHANGED)
         changes++;
     errno = EPERM;
-    return status == 0 ? -2 : -1;
+    return WIFEXITED(status) && WEXITSTATUS(status) != 1 ? -2 : -1;
 }
 
 /* Memory that is not there until somebody looks: the first to look is shown one path, the next another (userfaultfd(2)). */
@@ -343,6 +354,8 @@ static const struct race *race;
 static int flip_until_the_end(void *unused)
 {
     (void)unused;
+    /* nanosleep(2) otherwise takes 50 microseconds more than it is asked for */
+    prctl(PR_SET_TIMERSLACK, 1);
     while (!shared->ended)
         race->flip();
     return 0;
@@ -391,6 +404,9 @@ static void compete(long most, double seconds)
 
 int main(int count, char **words)
 {
+    const char *path = (const char *)getauxval(AT_EXECFN);
+    if (strcmp(path, TOOL) == 0 || strcmp(path, NO_TOOL) == 0)
+        return strcmp(path, TOOL) == 0 && count == 2 ? add_account(words[1]) : 0;
     if (count == 2 && strcmp(words[1], "names") == 0) {
         for (size_t i = 0; i < RACES; i++)
             puts(races[i].name);

@@ -149,6 +149,11 @@ fn race(node: &Node, mode: &str, flip: &str, program: &[u8], bounds: &Bounds) ->
     }
     let bundle = node.bundle(&spec);
     bundle.put("/races", program, 0o755);
+    if flip == "program-by-thread" {
+        for name in ["/usr/sbin/useradd", "/usr/sbin/noneadd"] {
+            bundle.put(name, program, 0o755);
+        }
+    }
     let started = Instant::now();
     let text = match output(node, &bundle, Duration::from_secs(bounds.seconds) + GRACE) {
         Ok(text) => text,
