@@ -86,7 +86,8 @@ pub fn program(name: &str) -> PathBuf {
     path
 }
 
-/// The static launcher. Under cargo it is built when it is not of this source yet; integration/test and demo build it before.
+/// The static launcher: the one built for release where this program was too and that is there. Under cargo it is built when it is
+/// not of this source yet; integration/test, demo and bench build it before.
 pub fn launcher() -> PathBuf {
     static PATH: OnceLock<PathBuf> = OnceLock::new();
     PATH.get_or_init(|| {
@@ -98,7 +99,10 @@ pub fn launcher() -> PathBuf {
                 .expect("start integration/launcher");
             assert!(built.success(), "integration/launcher failed: see its lines above");
         }
-        let path = target_folder().join("launcher/x86_64-unknown-linux-gnu/debug/acctguard-launch");
+        let built = target_folder().join("launcher/x86_64-unknown-linux-gnu");
+        let of_release = built.join("release/acctguard-launch");
+        let is_release = program("acctguard").parent().is_some_and(|folder| folder.ends_with("release"));
+        let path = if is_release && of_release.exists() { of_release } else { built.join("debug/acctguard-launch") };
         assert!(path.exists(), "{} is missing: run integration/launcher", path.display());
         path
     })

@@ -1,0 +1,199 @@
+//! What acctguard costs: what `integration/bench` runs. The same calls and the same starts in containers of the bare runc and in
+//! guarded ones, in turns, and how many times as long each took.
+
+// The benchmark uses a part of what the tests use.
+#[expect(dead_code, reason = "the rest of the harness is the tests'")]
+mod harness;
+
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use crate::harness::bundle::{Bundle, Capabilities, Spec};
+use crate::harness::command::Done;
+use crate::harness::machine::{compiled, launcher};
+use crate::harness::node::{Node, Runtime, policy};
+
+/// How long the launcher may take.
+const LAUNCHER_LIMIT: Duration = Duration::from_millis(2);
+
+struct Bounds {
+    rounds: usize,
+    calls: u64,
+}
+
+impl Bounds {
+    fn parse(mut words: impl Iterator<Item = String>) -> Result<Self, String> {
+        let mut bounds = Self { rounds: 15, calls: 4000 };
+        while let Some(word) = words.next() {
+            let mut number = || -> Result<u64, String> {
+                let text = words.next().ok_or_else(|| format!("{word} wants a number"))?;
+                text.parse::<u64>()
+                    .ok()
+                    .filter(|number| *number > 1)
+                    .ok_or_else(|| format!("{word} {text}: at least 2"))
+            };
+            match word.as_str() {
+                "--rounds" => bounds.rounds = usize::try_from(number()?).map_err(|error| error.to_string())?,
+                "--calls" => bounds.calls = number()?,
+                _ => return Err(format!("no option {word}")),
+            }
+        }
+        Ok(bounds)
+    }
+}
+
+/// Who runs a container.
+#[derive(Clone, Copy)]
+enum By<'a> {
+    Bare(&'a Node),
+    Shim(&'a Node),
+}
+
+impl By<'_> {
+    fn run(self, prepare: impl Fn(&Node) -> Bundle) -> (Done, Duration) {
+        let (Self::Bare(node) | Self::Shim(node)) = self;
+        let bundle = prepare(node);
+        let started = Instant::now();
+        let done = match self {
+            Self::Bare(node) => node.run_bare(&bundle),
+            Self::Shim(node) => node.run(&bundle),
+        };
+        (done.ok(), started.elapsed())
+    }
+}
+
+/// The numbers that the program in the container printed.
+fn numbers(done: &Done) -> Vec<f64> {
+    done.stdout.split_whitespace().filter_map(|word| word.parse().ok()).collect()
+}
+
+/// One thing that is measured: for each way of running, a value a round.
+struct Series {
+    what: &'static str,
+    values: Vec<Vec<f64>>,
+}
+
+impl Series {
+    fn new(what: &'static str, ways: usize) -> Self {
+        Self { what, values: vec![Vec::new(); ways] }
+    }
+
+    fn line(&self) -> String {
+        let bare = self.values.first().map(Vec::as_slice).unwrap_or_default();
+        let ratios = self.values.iter().skip(1).map(|values| {
+            let ratios = values.iter().zip(bare).map(|(value, bare)| value / bare).collect();
+            let (median, least) = median_and_least(ratios);
+            format!("{:<19}", format!("×{median:.2} (×{least:.2})"))
+        });
+        let (median, _) = median_and_least(bare.to_vec());
+        format!("{:<18}{:>9.1} µs   {}", self.what, median / 1000.0, ratios.collect::<String>())
+    }
+}
+
+fn median_and_least(mut values: Vec<f64>) -> (f64, f64) {
+    values.sort_by(f64::total_cmp);
+    let at = |index: usize| values.get(index).copied().unwrap_or(f64::NAN);
+    (at(values.len() / 2), at(0))
+}
+
+/// Nodes of each mode.
+struct Nodes {
+    audit: Node,
+    sealed: Node,
+    brokered: Node,
+}
+
+impl Nodes {
+    fn start() -> Self {
+        let enforce = policy("enforce");
+        Self {
+            audit: Node::start(Runtime::Runc, &policy("audit")),
+            sealed: Node::start(Runtime::Runc, &enforce),
+            brokered: Node::start(Runtime::Runc, &format!("{enforce}  landlock: off\n")),
+        }
+    }
+
+    fn ways(&self) -> [By<'_>; 4] {
+        [By::Bare(&self.audit), By::Shim(&self.audit), By::Shim(&self.sealed), By::Shim(&self.brokered)]
+    }
+}
+
+fn bundle(node: &Node, program: &[u8], arguments: &[&str]) -> Bundle {
+    let bundle = node.bundle(&Spec::new(arguments));
+    bundle.put("/bench", program, 0o755);
+    bundle
+}
+
+fn measure_calls_and_starts(nodes: &Nodes, program: &[u8], bounds: &Bounds) {
+    let ways = nodes.ways();
+    let mut series = ["open for writing", "open for reading", "rename", "runc run /bin/true"]
+        .map(|what| Series::new(what, ways.len()));
+    let calls = bounds.calls.to_string();
+    for round in 0..bounds.rounds {
+        for step in 0..ways.len() {
+            // whoever comes first in one round comes later in the next
+            let way = (round + step) % ways.len();
+            let (done, _) = ways[way].run(|node| bundle(node, program, &["/bench", "calls", &calls]));
+            let (_, start) = ways[way].run(|node| bundle(node, program, &["/bin/true"]));
+            #[expect(clippy::cast_precision_loss, reason = "a time for people to read")]
+            let start = start.as_nanos() as f64;
+            for (series, value) in series.iter_mut().zip(numbers(&done).into_iter().chain([start])) {
+                series.values[way].push(value);
+            }
+        }
+    }
+    println!(
+        "times of the bare runc, and how many times as long it took guarded: median (minimum) of {} rounds",
+        bounds.rounds
+    );
+    println!("{:<18}{:>12}   {:<19}{:<19}{:<19}", "", "bare", "audit", "sealed", "brokered");
+    for series in series {
+        println!("{}", series.line().trim_end());
+    }
+}
+
+/// From the launcher's execve to the program's first instruction, less the same without launcher. True within the limit.
+fn measure_launcher(nodes: &Nodes, program: &[u8], bounds: &Bounds) -> bool {
+    let static_launcher = std::fs::read(launcher()).expect("read the launcher");
+    let count = (bounds.rounds * 10).to_string();
+    let prepare = |node: &Node| {
+        let mut spec = Spec::new(&["/bench", "start", &count, "/launch", "--"]);
+        // it may seal itself again
+        spec.no_new_privileges = true;
+        spec.capabilities = Capabilities::Engine;
+        let bundle = node.bundle(&spec);
+        bundle.put("/bench", program, 0o755);
+        bundle.put("/launch", &static_launcher, 0o755);
+        bundle
+    };
+    let mut is_within = true;
+    for (what, way) in [("bare container", By::Bare(&nodes.sealed)), ("enforced container", By::Shim(&nodes.sealed))] {
+        let (done, _) = way.run(prepare);
+        let [direct, behind] = numbers(&done)[..] else { panic!("it said {:?}", done.stdout) };
+        let share = (behind - direct) / 1e6;
+        println!(
+            "the launcher's share of a start, in a {what}: {share:.2} ms (median of {count}; the exec alone {:.2} ms)",
+            direct / 1e6
+        );
+        is_within &= share < LAUNCHER_LIMIT.as_secs_f64() * 1000.0;
+    }
+    is_within
+}
+
+fn main() -> ExitCode {
+    let bounds = match Bounds::parse(std::env::args().skip(1)) {
+        Ok(bounds) => bounds,
+        Err(message) => {
+            eprintln!("{message}");
+            return ExitCode::from(64);
+        }
+    };
+    let program = compiled("bench.c");
+    let nodes = Nodes::start();
+    measure_calls_and_starts(&nodes, &program, &bounds);
+    if measure_launcher(&nodes, &program, &bounds) {
+        return ExitCode::SUCCESS;
+    }
+    println!("the launcher takes longer than {} ms", LAUNCHER_LIMIT.as_millis());
+    ExitCode::FAILURE
+}
