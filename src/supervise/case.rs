@@ -34,16 +34,19 @@ use crate::supervise::finding;
 use crate::supervise::incident::Act;
 use crate::supervise::incident::QUIET;
 use crate::supervise::incident::Sighting;
-use crate::supervise::incident::Witness;
 use crate::supervise::known_threads::ProcessKey;
 use crate::supervise::live_policy::LivePolicy;
 use crate::supervise::moment::Moment;
 use crate::supervise::observe::Seen;
 use crate::supervise::surroundings::LiveSurroundings;
 use crate::supervise::surroundings::Surroundings;
+use crate::supervise::witness::Witness;
 
+mod counts;
 mod intervals;
 mod refused;
+
+pub use crate::supervise::case::counts::Counts;
 
 /// Most acts remembered for what their open descriptors may still do.
 const MAX_REMEMBERED: usize = 64;
@@ -63,19 +66,6 @@ pub struct Identity {
     pub init: u32,
     /// Its policy.
     pub policy: LivePolicy,
-}
-
-/// Numbers for `acctguard containers`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// Attempts seen.
-    pub attempts: u64,
-    /// Blocked among them.
-    pub blocked: u64,
-    /// Findings made.
-    pub findings: u64,
-    /// Attempts that could not be recorded.
-    pub unrecorded: u64,
 }
 
 struct State {
@@ -227,7 +217,7 @@ impl Case {
     /// the end of the act.
     pub fn note_attempt(&self, sighting: Sighting) -> Option<Event> {
         let mut state = self.state();
-        state.count(sighting.outcome);
+        state.counts.add(sighting.outcome);
         state.root_moves |= moves_root(&sighting.seen, sighting.outcome);
         state.take(sighting, Witness::Notify)
     }
@@ -238,7 +228,7 @@ impl Case {
         let mut state = self.state();
         let is_repeat = state.acts.iter_mut().any(|act| act.add_repeat(process, seen, outcome, now));
         if is_repeat {
-            state.count(outcome);
+            state.counts.add(outcome);
             state.root_moves |= moves_root(seen, outcome);
         }
         is_repeat
@@ -383,13 +373,6 @@ fn moves_root(seen: &Seen, outcome: Outcome) -> bool {
 }
 
 impl State {
-    fn count(&mut self, outcome: Outcome) {
-        self.counts.attempts = self.counts.attempts.saturating_add(1);
-        if outcome == Outcome::Blocked {
-            self.counts.blocked = self.counts.blocked.saturating_add(1);
-        }
-    }
-
     /// Takes a sighting in; its event when it is the first of its kind in its act.
     fn take(&mut self, sighting: Sighting, witness: Witness) -> Option<Event> {
         let position = self.acts.iter().position(|act| act.takes(&sighting));

@@ -22,8 +22,8 @@ use crate::supervise::attribution::Writer;
 use crate::supervise::case::Identity;
 use crate::supervise::incident::Act;
 use crate::supervise::incident::Sighting;
-use crate::supervise::incident::Witness;
 use crate::supervise::moment::Moment;
+use crate::supervise::witness::Witness;
 
 /// An event about the case's container.
 pub fn bare(identity: &Identity, kind: Kind, severity: Severity, now: Moment) -> Event {

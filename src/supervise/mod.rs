@@ -35,6 +35,7 @@ pub mod program_arguments;
 pub mod supervisor;
 pub mod surroundings;
 pub mod target;
+pub mod witness;
 
 use crate::model::event::Event;
 

@@ -25,9 +25,9 @@ use crate::supervise::case::Case;
 use crate::supervise::decode::abi::Abi;
 use crate::supervise::incident::Act;
 use crate::supervise::incident::Sighting;
-use crate::supervise::incident::Witness;
 use crate::supervise::moment::Moment;
 use crate::supervise::observe::Seen;
+use crate::supervise::witness::Witness;
 
 /// Rights whose lack keeps a file's content as it is.
 const CONTENT_RIGHTS: [&str; 2] = ["fs.write_file", "fs.truncate"];
