@@ -167,12 +167,14 @@ fn measure_launcher(nodes: &Nodes, program: &[u8], bounds: &Bounds) -> bool {
         bundle
     };
     let mut is_within = true;
-    for (what, way) in [("bare container", By::Bare(&nodes.sealed)), ("enforced container", By::Shim(&nodes.sealed))] {
+    for (what, way) in
+        [("a bare container", By::Bare(&nodes.sealed)), ("an enforced container", By::Shim(&nodes.sealed))]
+    {
         let (done, _) = way.run(prepare);
         let [direct, behind] = numbers(&done)[..] else { panic!("it said {:?}", done.stdout) };
         let share = (behind - direct) / 1e6;
         println!(
-            "the launcher's share of a start, in a {what}: {share:.2} ms (median of {count}; the exec alone {:.2} ms)",
+            "the launcher's share of a start, in {what}: {share:.2} ms (median of {count}; the exec alone {:.2} ms)",
             direct / 1e6
         );
         is_within &= share < LAUNCHER_LIMIT.as_secs_f64() * 1000.0;
