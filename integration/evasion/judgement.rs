@@ -4,6 +4,7 @@ use acctguard::model::event::{Event, Kind, Outcome};
 
 use super::databases::Difference;
 use super::technique::Right;
+use super::technique::Stop;
 use super::trial::Entry;
 use super::trial::Trial;
 use crate::harness::events::{container_id, of};
@@ -69,7 +70,9 @@ fn judge_changes(question: Question, trial: &Trial, changed: &Difference, events
             (false, found.map_or("CHANGED,unseen".to_owned(), |(witnesses, _)| format!("CHANGED {witnesses}")))
         }
         (Question::Enforce, _) if is_blocked(trial, events) => (true, "blocked".to_owned()),
-        (Question::Enforce, Right::BlockedOrStopped) if is_stopped(trial, events) => (true, "stopped".to_owned()),
+        (Question::Enforce, Right::BlockedOrStopped(stop)) if is_stopped(stop, trial, events) => {
+            (true, "stopped".to_owned())
+        }
         (Question::Enforce, _) => (false, "UNTOLD".to_owned()),
     }
 }
@@ -102,10 +105,13 @@ fn is_blocked(trial: &Trial, events: &[Event]) -> bool {
     })
 }
 
-/// Whether the process was sealed and its technique ended with EPERM, or the status of a program that got it.
-fn is_stopped(trial: &Trial, events: &[Event]) -> bool {
-    let ended = trial.output.lines().any(|line| line == format!("ended {}", nix::libc::EPERM));
-    trial.entry == Entry::Container && ground(trial, events) == "seal" && ended
+/// Whether the technique ended with the errno of `stop`, where that can be.
+fn is_stopped(stop: Stop, trial: &Trial, events: &[Event]) -> bool {
+    let (can_be, errno) = match stop {
+        Stop::Seal => (trial.entry == Entry::Container && ground(trial, events) == "seal", nix::libc::EPERM),
+        Stop::ClosedProfile => (true, nix::libc::ENOSYS),
+    };
+    can_be && trial.output.lines().any(|line| line == format!("ended {errno}"))
 }
 
 fn ground(trial: &Trial, events: &[Event]) -> String {

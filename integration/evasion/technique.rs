@@ -34,11 +34,20 @@ pub enum Cast {
 pub enum Right {
     /// Refused, on record, nothing changed.
     Blocked,
-    /// As [`Right::Blocked`]; but under the seal it does not get as far as a database: Landlock lets no process mount, in a user
-    /// namespace of its own either (landlock(7)), so its first step fails with EPERM and there is nothing to put on record.
-    BlockedOrStopped,
+    /// As [`Right::Blocked`]; or its first step fails so that it does not get as far as a database, and there is nothing to put on
+    /// record.
+    BlockedOrStopped(Stop),
     /// No call of the container makes the change, so it comes to pass; there is a finding of it as in audit.
     Observed,
+}
+
+/// What stops a technique before it touches a database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stop {
+    /// Landlock lets no sealed process mount, in a user namespace of its own either (landlock(7)): EPERM.
+    Seal,
+    /// The call is younger than every libseccomp that names it, and an enforced profile lets go only what it names: ENOSYS.
+    ClosedProfile,
 }
 
 /// One technique.
@@ -97,7 +106,12 @@ impl Technique {
 
     /// Its first step is to mount in a user namespace of its own.
     pub const fn mounting_in_user_namespace(self) -> Self {
-        Self { unconfined: true, right: Right::BlockedOrStopped, ..self }
+        Self { unconfined: true, right: Right::BlockedOrStopped(Stop::Seal), ..self }
+    }
+
+    /// Its first call is one that acctguard does not know.
+    pub const fn by_unknown_call(self) -> Self {
+        Self { right: Right::BlockedOrStopped(Stop::ClosedProfile), ..self }
     }
 
     /// It needs a hard link that the root file system came with.
@@ -243,7 +257,7 @@ const MOUNTING: [Technique; 31] = [
     program("uncover").privileged().on(EXTRA),
     program("open-tree-of-database").privileged(),
     program("open-tree-of-etc").privileged(),
-    program("open-tree-attr").privileged(),
+    program("open-tree-attr").privileged().by_unknown_call(),
     program("bound-elsewhere").privileged(),
     program("file-bound-elsewhere").privileged(),
     program("overlay-with-database-below").privileged().on(EXTRA),

@@ -15,6 +15,7 @@ use super::tests::object;
 use super::tests::told;
 use super::*;
 use crate::kernel::raw::child::fork_for_test;
+use crate::kernel::thread;
 
 /// In the child: a mount namespace and a file system of its own at `folder`, with layers in it.
 fn furnish(folder: &Path) {
@@ -118,7 +119,7 @@ fn resident(folder: &Path) -> (crate::kernel::raw::child::TestChild, PathBuf) {
 fn parts(case: &Case, folder: &Path) -> Vec<Part> {
     let options = case.options.replace("/F", &folder.display().to_string());
     let (before, after) = options.split_once("UP").expect("an upper layer");
-    let layer = if case.upper == "missing" { Part::Text(b"nowhere".to_vec()) } else { Part::Number(1) };
+    let layer = if case.upper == "missing" { Part::Text(b"nowhere".to_vec()) } else { Part::Number(5) };
     vec![Part::Text(before.into()), layer, Part::Text(after.into())]
 }
 
@@ -130,6 +131,7 @@ fn an_overlay_is_mounted_as_by_mount() {
         let (child, way) = resident(folder.path());
         let (helper, credentials) = helper(child.pid());
         let mut on = vec![object(&way.join(case.point))];
+        on.extend(thread::namespaces(child.pid(), ["pid", "net", "ipc", "cgroup"]).expect("namespaces"));
         if case.upper != "missing" {
             on.push(object(&way.join(case.upper)));
         }

@@ -328,7 +328,7 @@ mod tests {
         }
 
         fn shown_namespaces(&self) -> Asked<[Arc<OwnedFd>; 4]> {
-            Ok([(); 4].map(|()| Arc::clone(&self.here)))
+            Ok([(); 4].map(|()| Arc::new(File::open("/").expect("root").into())))
         }
 
         fn descriptor(&self, number: i32) -> Asked<OwnedFd> {
