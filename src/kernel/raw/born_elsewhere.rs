@@ -74,7 +74,7 @@ const ALLOWED: [i64; 17] = [
     libc::SYS_sched_yield,
 ];
 
-/// Leaves the calling thread, and every child that it bears, nothing but [`ALLOWED`]; all else fails with EPERM, every call of another
+/// Leaves the calling thread, and every child that it bears, nothing but the few calls that this takes; all else fails with EPERM, every call of another
 /// architecture and of x32 among it. The process must have no_new_privs set (seccomp(2)).
 ///
 /// # Errors
