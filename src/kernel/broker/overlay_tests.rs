@@ -153,6 +153,25 @@ fn an_overlay_is_mounted_as_by_mount() {
     }
 }
 
+/// mount(2) of fuse takes the number of a descriptor for `/dev/fuse` (fuse(4), "fd").
+#[test]
+fn a_file_system_with_a_descriptor_is_mounted() {
+    let folder = tempfile::tempdir().expect("folder");
+    let (child, way) = resident(folder.path());
+    let (helper, credentials) = helper(child.pid());
+    let mut on = vec![object(&way.join("point"))];
+    on.extend(thread::namespaces(child.pid(), ["pid", "net", "ipc", "cgroup"]).expect("namespaces"));
+    on.push(File::options().read(true).write(true).open("/dev/fuse").expect("fuse").into());
+    let on: Vec<BorrowedFd<'_>> = on.iter().map(AsFd::as_fd).collect();
+    let [source, kind] = ["none", "fuse.test"].map(|text| Some(text.into()));
+    let options = b",rootmode=40000,user_id=0,group_id=0".to_vec();
+    let data = Some(vec![Part::Text(b"fd=".to_vec()), Part::Number(5), Part::Text(options)]);
+    let mount = Operation::Mount(Mount::New { source, kind, flags: 0, data });
+    assert_eq!(told(helper.perform(&credentials, mount, &on, &[], LIMIT)), "0");
+    assert!(mount_information(&child.pid().to_string(), folder.path()).contains("fuse.test"));
+    child.kill();
+}
+
 /// In the mount namespace of another process, as whoever makes a file system of its layers must be.
 fn within<T: Send>(pid: u32, act: impl FnOnce() -> T + Send) -> T {
     let namespace = File::open(format!("/proc/{pid}/ns/mnt")).expect("namespace");

@@ -41,6 +41,8 @@ const MAX_TEXT_BYTES: usize = 255;
 const MAX_UPPER: usize = 8;
 /// What is not in the helper's `/proc/self/fd`, where there are numbers only.
 const NOWHERE: &[u8] = b"nowhere";
+/// A number that no process has open.
+const NO_DESCRIPTOR: &[u8] = b"2147483647";
 
 /// Text for the helper, and the descriptors in it.
 pub struct Written {
@@ -84,6 +86,32 @@ impl Written {
             let Some(value) = setting.value else { continue };
             self.text(b"=");
             self.value(planner, setting.key, value)?;
+        }
+        Ok(())
+    }
+
+    /// The options of another file system. Some name descriptors of the process by their numbers: `fd` of fuse and autofs, `rfdno` and
+    /// `wfdno` of 9p (fs/fuse/inode.c, fs/autofs/inode.c, net/9p/trans_fd.c). The helper has copies of them, under other numbers.
+    pub fn numbers(&mut self, planner: &Planner<'_>, options: &[u8]) -> Result<(), TargetError> {
+        for (position, option) in options.split(|byte| *byte == b',').enumerate() {
+            if position > 0 {
+                self.text(b",");
+            }
+            let equals = option.iter().position(|byte| *byte == b'=').unwrap_or(option.len());
+            let (key, value) = option.split_at(equals);
+            let number = value.get(1..).and_then(|digits| std::str::from_utf8(digits).ok()?.parse::<i32>().ok());
+            match number.filter(|_| matches!(key, b"fd" | b"rfdno" | b"wfdno")) {
+                None => self.text(option),
+                Some(number) => {
+                    self.text(key);
+                    self.text(b"=");
+                    match planner.target.descriptor(number) {
+                        Ok(copy) => self.number(Arc::new(copy)),
+                        Err(TargetError::Nowhere(Errno::BADF)) => self.text(NO_DESCRIPTOR),
+                        Err(error) => return Err(error),
+                    }
+                }
+            }
         }
         Ok(())
     }
@@ -374,6 +402,15 @@ mod tests {
         let process = Process::new(&[(1, "none"), (2, "/mnt"), (3, "tmpfs"), (4, "upperdir=/u,size=1m")]);
         assert_eq!(process.told(Call::Mount, [1, 2, 3, 0, 4, 0]), "upperdir=/u,size=1m on 5");
         assert_eq!(process.told(Call::Mount, [1, 2, 3, 0, 5, 0]), "EFAULT");
+        for (options, expected) in [
+            ("fd=3,rootmode=40000", "fd=<5>,rootmode=40000 on 6"),
+            ("trans=fd,rfdno=3,wfdno=4", "trans=fd,rfdno=<5>,wfdno=<6> on 7"),
+            ("fd=99", "fd=2147483647 on 5"),
+            ("fd,fd=,fd=x,size=3", "fd,fd=,fd=x,size=3 on 5"),
+        ] {
+            let process = Process::new(&[(1, "none"), (2, "/mnt"), (3, "fuse.sshfs"), (4, options)]);
+            assert_eq!(process.told(Call::Mount, [1, 2, 3, 0, 4, 0]), expected, "{options}");
+        }
     }
 
     #[test]

@@ -3,7 +3,6 @@
 use crate::kernel::Errno;
 use crate::kernel::broker::Mount;
 use crate::kernel::broker::Operation as Deed;
-use crate::kernel::broker::Part;
 use crate::supervise::argument::mount_options;
 use crate::supervise::broker::layers::Written;
 use crate::supervise::broker::plan::Entry;
@@ -54,7 +53,7 @@ pub fn mount(
         match kind.as_deref() {
             Some(layers::OVERLAY) => written.options(planner, &options)?,
             // as text: no other file system that a container may mount takes another form (cgroup, proc, tmpfs, fuse …)
-            _ => written.parts.push(Part::Text(options)),
+            _ => written.numbers(planner, &options)?,
         }
     }
     let data = (data != 0).then_some(written.parts);
