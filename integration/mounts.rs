@@ -8,10 +8,11 @@ use crate::harness::events::of;
 use crate::harness::node::{Node, Runtime, policy};
 use acctguard::model::event::Kind;
 
-/// Each line says what it does. `shown` prints a mount's own options and its file system's, without what is counted.
+/// Each line says what it does. `shown` prints a mount's own options and its file system's, without what is counted, and without the
+/// path of an overlay's upper layer, which is a descriptor's number where the broker mounts.
 const SCRIPT: &str = r#"
 m=/tmp/m; mkdir -p $m /tmp/lower/sub /tmp/upper /tmp/work
-shown() { grep " $m " /proc/self/mountinfo | cut -d' ' -f4,6- | sed 's/inode64//; s/ - / /; s/shared:[0-9]*/shared/; s|^/tmp2|/tmp|' | sort; }
+shown() { grep " $m " /proc/self/mountinfo | cut -d' ' -f4,6- | sed 's/inode64//; s/ - / /; s/shared:[0-9]*/shared/; s|^/tmp2|/tmp|; s|upperdir=[^,]*|upperdir|' | sort; }
 try() { echo "== mount $*"; busybox mount "$@" $m 2>&1 | sed 's/.*: //'; shown; }
 ends() { while busybox umount $m 2>/tmp/err; do :; done; sed "s|.*: ||" /tmp/err; }
 try -t proc proc; ls $m | grep -c '^1$'; cut -c1-7 <$m/1/cmdline | head -n 1; [ "$(readlink $m/self)" ] && echo self; ends
