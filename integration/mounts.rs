@@ -18,6 +18,9 @@ ends() { while busybox umount $m 2>/tmp/err; do :; done; sed "s|.*: ||" /tmp/err
 try -t proc proc; ls $m | grep -c '^1$'; cut -c1-7 <$m/1/cmdline | head -n 1; [ "$(readlink $m/self)" ] && echo self; ends
 try -t proc -o ro,nosuid,nodev,noexec proc; ends
 try -t proc -o hidepid=2 proc; ends
+try -t proc -o noatime,nodiratime proc; ends
+try -t proc -o strictatime,nosuid proc; ends
+try -t proc -o nonsense proc; try -t proc.x proc; try -t proc -o hidepid=9 proc
 try -t sysfs none; ls $m/class/net; ends
 try -t mqueue none; ls $m; ends
 try -t cgroup2 none; [ -e $m/cgroup.type ] && echo inner; [ -s $m/cgroup.procs ] && echo processes; ends

@@ -105,6 +105,9 @@ fn is_mounted_there(tree: BorrowedFd<'_>, point: BorrowedFd<'_>) -> Result<bool,
     Ok(is_root && (tree.stx_dev_major, tree.stx_dev_minor) == (point.stx_dev_major, point.stx_dev_minor))
 }
 
+/// `MS_NOSYMFOLLOW` (linux/mount.h, Linux 5.10).
+const NO_LINKS: MsFlags = MsFlags::from_bits_retain(256);
+
 fn attributes(flags: MsFlags) -> MountAttrFlags {
     let table = [
         (MsFlags::MS_RDONLY, MountAttrFlags::MOUNT_ATTR_RDONLY),
@@ -112,6 +115,7 @@ fn attributes(flags: MsFlags) -> MountAttrFlags {
         (MsFlags::MS_NODEV, MountAttrFlags::MOUNT_ATTR_NODEV),
         (MsFlags::MS_NOEXEC, MountAttrFlags::MOUNT_ATTR_NOEXEC),
         (MsFlags::MS_NODIRATIME, MountAttrFlags::MOUNT_ATTR_NODIRATIME),
+        (NO_LINKS, MountAttrFlags::MOUNT_ATTR_NOSYMFOLLOW),
     ];
     let of_times = if flags.contains(MsFlags::MS_STRICTATIME) {
         MountAttrFlags::MOUNT_ATTR_STRICTATIME

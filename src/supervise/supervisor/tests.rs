@@ -21,15 +21,11 @@ use rustix::fs::RenameFlags;
 use rustix::process::{PidfdFlags, PidfdGetfdFlags};
 
 use super::*;
-use crate::kernel::Errno;
-use crate::kernel::fd_passing;
 use crate::kernel::raw::child::fork_for_test;
 use crate::kernel::seccomp_notify::Readiness;
 use crate::kernel::shared_area::SharedArea;
-use crate::model::event::Container;
-use crate::model::event::Event;
-use crate::model::event::Host;
-use crate::model::event::Outcome;
+use crate::kernel::{Errno, fd_passing};
+use crate::model::event::{Container, Event, Host, Outcome};
 use crate::model::workload::ContainerId;
 use crate::supervise::RecordError;
 use crate::supervise::case::Identity;
