@@ -75,15 +75,20 @@ static void pause_for(int turns)
 }
 
 /* The harmless one for longer: to be seen at the database costs an attempt many times what it costs otherwise. */
-static void flip_bytes(void *place, const char *harmless, const char *database)
+static void flip_bytes_for(int turns, void *place, const char *harmless, const char *database)
 {
     uint32_t first, second;
     memcpy(&first, harmless, sizeof first);
     memcpy(&second, database, sizeof second);
     __atomic_store_n((uint32_t *)place, first, __ATOMIC_RELEASE);
-    pause_for(300);
+    pause_for(turns);
     __atomic_store_n((uint32_t *)place, second, __ATOMIC_RELEASE);
     pause_for(100);
+}
+
+static void flip_bytes(void *place, const char *harmless, const char *database)
+{
+    flip_bytes_for(300, place, harmless, database);
 }
 
 static void nothing(void)
@@ -249,28 +254,32 @@ static int exchange(void)
     return result < 0 ? -1 : -2;
 }
 
-/* The path of the program: an account tool, or one that does nothing. Both are this program again, and the least of their kind:
- * a real tool takes a hundred times as long as the race for which program it is. */
+/* The path of the program: an account tool, or one that is not there. The tool is this program again, and the least of its kind:
+ * a real one takes a hundred times as long as the race for which program it is. */
 
 #define TOOL "/usr/sbin/useradd"
 #define NO_TOOL "/usr/sbin/noneadd"
+#define REFUSED 1
 #define CHANGED 2
+#define NOT_RUN 126
+#define NOT_THERE 127
 
 static void prepare_program(void) { strcpy(shared->path, NO_TOOL); }
 
-static void flip_program(void) { flip_bytes(strrchr(shared->path, '/') + 1, "none", "user"); }
+/* To run the tool costs most. */
+static void flip_program(void) { flip_bytes_for(1500, strrchr(shared->path, '/') + 1, "none", "user"); }
 
-/* What the account tool does: it adds the account `name`, or only could ("-"). */
+/* What the account tool does: it adds the account `name`. For "-" it has won by running. */
 static int add_account(const char *name)
 {
     char line[100];
+    if (strcmp(name, "-") == 0)
+        return CHANGED;
     int fd = open(PASSWD, APPEND);
     if (fd < 0)
-        return 1;
+        return REFUSED;
     int length = snprintf(line, sizeof line, "%s:x:20000:100::/:/bin/sh\n", name);
-    if (strcmp(name, "-") != 0 && write(fd, line, (size_t)length) < 0)
-        return 1;
-    return CHANGED;
+    return write(fd, line, (size_t)length) < 0 ? REFUSED : CHANGED;
 }
 
 static int run_program(void)
@@ -282,15 +291,14 @@ static int run_program(void)
     pid_t child = vfork();
     if (child == 0) {
         execve(shared->path, words, environment);
-        _exit(127);
+        _exit(errno == ENOENT ? NOT_THERE : NOT_RUN);
     }
     int status;
     if (child < 0 || waitpid(child, &status, 0) < 0)
         die("run");
     if (WIFEXITED(status) && WEXITSTATUS(status) == CHANGED)
         changes++;
-    errno = EPERM;
-    return WIFEXITED(status) && WEXITSTATUS(status) != 1 ? -2 : -1;
+    return WIFEXITED(status) && (WEXITSTATUS(status) == NOT_RUN || WEXITSTATUS(status) == REFUSED) ? -1 : -2;
 }
 
 /* Memory that is not there until somebody looks: the first to look is shown one path, the next another (userfaultfd(2)). */
@@ -405,8 +413,8 @@ static void compete(long most, double seconds)
 int main(int count, char **words)
 {
     const char *path = (const char *)getauxval(AT_EXECFN);
-    if (strcmp(path, TOOL) == 0 || strcmp(path, NO_TOOL) == 0)
-        return strcmp(path, TOOL) == 0 && count == 2 ? add_account(words[1]) : 0;
+    if (strcmp(path, TOOL) == 0)
+        return count == 2 ? add_account(words[1]) : 0;
     if (count == 2 && strcmp(words[1], "names") == 0) {
         for (size_t i = 0; i < RACES; i++)
             puts(races[i].name);

@@ -5,6 +5,7 @@ use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use acctguard::model::event::{Event, Kind};
+use acctguard::model::policy::Ground;
 
 use crate::evasion::technique::compile;
 use crate::harness::bundle::{Bundle, Capabilities, Spec};
@@ -14,38 +15,72 @@ use crate::harness::node::{Node, PATIENCE, Runtime, policy};
 /// How long a race may take beyond its time: starting, stopping, recording.
 const GRACE: Duration = Duration::from_secs(60);
 
-const FLIPS: [&str; 17] = [
-    "path-by-thread",
-    "path-by-process",
-    "path-by-fault",
-    "flags-by-thread",
-    "flags-by-process",
-    "link-by-thread",
-    "link-by-process",
-    "folder-by-thread",
-    "folder-by-process",
-    "number-by-thread",
-    "number-by-process",
-    "link-to-number",
-    "descriptor-link",
-    "root-by-thread",
-    "exchange-by-thread",
-    "exchange-by-process",
-    "program-by-thread",
+/// Each technique, and the flips of `races.c` that are ways to do it: they share its attempts.
+const TECHNIQUES: [(&str, &[&str]); 10] = [
+    ("path", &["path-by-thread", "path-by-process", BY_FAULT]),
+    ("flags", &["flags-by-thread", "flags-by-process"]),
+    ("link", &["link-by-thread", "link-by-process"]),
+    ("folder", &["folder-by-thread", "folder-by-process"]),
+    ("number", &["number-by-thread", "number-by-process"]),
+    ("link-to-number", &["link-to-number"]),
+    ("descriptor-link", &["descriptor-link"]),
+    ("root", &["root-by-thread"]),
+    ("exchange", &["exchange-by-thread", "exchange-by-process"]),
+    ("program", &["program-by-thread"]),
 ];
+
+/// Memory that changes when the kernel reads it for us wants CAP_SYS_PTRACE (userfaultfd(2)); a workload that has it is never sealed.
+const BY_FAULT: &str = "path-by-fault";
+
+/// How a race is stood against: audit finds what changed, in enforce the seal or the broker alone keeps it off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Against {
+    Audit,
+    Seal,
+    Broker,
+}
+
+impl Against {
+    const ALL: [Self; 3] = [Self::Audit, Self::Seal, Self::Broker];
+
+    fn mode(self) -> &'static str {
+        if self == Self::Audit { "audit" } else { "enforce" }
+    }
+
+    fn ground(self) -> Ground {
+        match self {
+            Self::Audit => Ground::Notify,
+            Self::Seal => Ground::Seal,
+            Self::Broker => Ground::Broker,
+        }
+    }
+
+    fn policy(self) -> String {
+        let landlock = if self == Self::Broker { "  landlock: off\n" } else { "" };
+        policy(self.mode()) + landlock
+    }
+
+    /// How many share the attempts that each technique makes in a mode.
+    fn sharers(self) -> u64 {
+        if self == Self::Audit { 1 } else { 2 }
+    }
+
+    fn meets(self, flip: &str) -> bool {
+        self != Self::Seal || flip != BY_FAULT
+    }
+}
 
 /// What the caller asks for.
 pub struct Bounds {
     attempts: u64,
     seconds: u64,
-    flips: Vec<&'static str>,
+    words: Vec<String>,
 }
 
 impl Bounds {
     /// From the words behind `races`.
     pub fn parse(words: &[String]) -> Result<Self, String> {
-        let mut bounds = Self { attempts: 1_000_000, seconds: 10, flips: Vec::new() };
-        let mut wanted: Vec<&str> = Vec::new();
+        let mut bounds = Self { attempts: 1_000_000, seconds: 1_800, words: Vec::new() };
         let mut words = words.iter().map(String::as_str);
         while let Some(word) = words.next() {
             let mut number = || {
@@ -56,83 +91,121 @@ impl Bounds {
                 "--attempts" => bounds.attempts = number()?,
                 "--seconds" => bounds.seconds = number()?,
                 _ if word.starts_with('-') => return Err(format!("races has no option {word}")),
-                _ => wanted.push(word),
+                _ => bounds.words.push(word.to_owned()),
             }
         }
-        let is_wanted = |flip: &&str| wanted.is_empty() || wanted.iter().any(|word| flip.contains(word));
-        bounds.flips = FLIPS.into_iter().filter(is_wanted).collect();
-        if bounds.flips.is_empty() {
-            return Err(format!("no flip has a name with one of {wanted:?} in it"));
+        if TECHNIQUES.iter().all(|(_, flips)| flips.iter().all(|flip| !bounds.wants(flip))) {
+            return Err(format!("no flip has a name with one of {:?} in it", bounds.words));
         }
         Ok(bounds)
+    }
+
+    fn wants(&self, flip: &str) -> bool {
+        self.words.is_empty() || self.words.iter().any(|word| flip.contains(word.as_str()))
+    }
+
+    /// The flips of a technique that are wanted and that can be made where they are stood `against`.
+    fn flips<'a>(&self, flips: &[&'a str], against: Against) -> Vec<&'a str> {
+        flips.iter().copied().filter(|flip| self.wants(flip) && against.meets(flip)).collect()
     }
 }
 
 /// What became of a race.
+#[derive(Default)]
 struct Outcome {
     attempts: u64,
     refused: u64,
     changes: u64,
     seconds: f64,
-    ground: String,
+    ground: Option<Ground>,
     /// Names in the database that were not there before, or are gone, and that no finding names.
     unfound: BTreeSet<String>,
     /// How many there are with one.
     found: usize,
 }
 
-/// Runs the races in both modes and prints what came of them. True when none was lost.
+impl Outcome {
+    fn lasting(&self) -> usize {
+        self.found + self.unfound.len()
+    }
+
+    fn is_right(&self, against: Against) -> bool {
+        let nothing_changed = self.changes == 0 && self.lasting() == 0;
+        self.unfound.is_empty()
+            && self.ground == Some(against.ground())
+            && (against == Against::Audit || nothing_changed)
+    }
+}
+
+/// Runs the races in both modes and on both grounds, and prints what came of them. True when none was lost.
 pub fn run(bounds: &Bounds) -> bool {
     let program = compile(&["races.c"]);
     println!(
         "changes: the calls that the program won. lasting: accounts that the database has more or less afterwards"
     );
     println!(
-        "{:<22} {:<8} {:<5} {:<8} {:>9} {:>9} {:>8} {:>8} {:>8} {:>8}",
+        "{:<22} {:<8} {:<5} {:<8} {:>9} {:>9} {:>9} {:>9} {:>8} {:>8}",
         "flip", "mode", "", "ground", "attempts", "a second", "refused", "changes", "lasting", "unfound"
     );
     let mut lost = 0;
-    let mut totals = [(0, 0); 2];
-    for (index, mode) in ["audit", "enforce"].into_iter().enumerate() {
-        for runtime in Runtime::ALL {
-            // The flips take turns on the runtimes: which of them installed the filter makes no difference to a race.
-            let turn = usize::from(runtime == Runtime::Crun);
-            let flips = bounds.flips.iter().enumerate().filter(|(number, _)| number % 2 == turn);
-            let flips: Vec<&str> = flips.map(|(_, flip)| *flip).collect();
-            if flips.is_empty() {
-                continue;
+    let mut sums = Vec::new();
+    for against in Against::ALL {
+        // The techniques take turns on the runtimes: which of them installed the filter makes no difference to a race.
+        let nodes = Runtime::ALL.map(|runtime| Node::start(runtime, &against.policy()));
+        for ((technique, flips), node) in TECHNIQUES.iter().zip(nodes.iter().cycle()) {
+            let mut sum = Outcome::default();
+            let flips = bounds.flips(flips, against);
+            for flip in &flips {
+                let share = bounds.attempts.div_ceil(flips.len() as u64 * against.sharers());
+                let outcome = race(node, against, flip, &program, share, bounds.seconds);
+                lost += usize::from(!outcome.as_ref().is_some_and(|outcome| outcome.is_right(against)));
+                let outcome = outcome.unwrap_or_default();
+                sum.attempts += outcome.attempts;
+                sum.changes += outcome.changes;
+                sum.found += outcome.found;
+                sum.unfound.extend(outcome.unfound);
             }
-            let node = Node::start(runtime, &policy(mode));
-            for flip in flips {
-                let right = race(&node, mode, flip, &program, bounds).is_some_and(|outcome| {
-                    totals[index].0 += outcome.attempts;
-                    totals[index].1 += outcome.changes;
-                    print(flip, mode, runtime, &outcome);
-                    let lasting = outcome.found + outcome.unfound.len();
-                    outcome.unfound.is_empty() && (mode == "audit" || outcome.changes == 0 && lasting == 0)
-                });
-                lost += usize::from(!right);
-            }
+            sums.extend((!flips.is_empty()).then_some((*technique, against, sum)));
         }
     }
     println!(
-        "audit: {} attempts, {} changes; enforce: {} attempts, {} changes; {lost} races lost",
-        totals[0].0, totals[0].1, totals[1].0, totals[1].1
+        "\n{:<22} {:<8} {:<8} {:>9} {:>9} {:>8} {:>8}",
+        "technique", "mode", "ground", "attempts", "changes", "lasting", "unfound"
     );
+    for (technique, against, sum) in &sums {
+        println!(
+            "{technique:<22} {:<8} {:<8} {:>9} {:>9} {:>8} {:>8}",
+            against.mode(),
+            against.ground().as_str(),
+            sum.attempts,
+            sum.changes,
+            sum.lasting(),
+            sum.unfound.len()
+        );
+    }
+    for against in Against::ALL {
+        let (attempts, changes) = sums
+            .iter()
+            .filter(|(_, of, _)| *of == against)
+            .fold((0, 0), |(attempts, changes), (_, _, sum)| (attempts + sum.attempts, changes + sum.changes));
+        println!("{} on {}: {attempts} attempts, {changes} changes", against.mode(), against.ground().as_str());
+    }
+    println!("{lost} races lost");
     lost == 0
 }
 
-fn print(flip: &str, mode: &str, runtime: Runtime, outcome: &Outcome) {
+fn print(flip: &str, against: Against, runtime: Runtime, outcome: &Outcome) {
     #[expect(clippy::cast_precision_loss, reason = "a rate for people to read")]
     let rate = outcome.attempts as f64 / outcome.seconds;
     println!(
-        "{flip:<22} {mode:<8} {:<5} {:<8} {:>9} {rate:>9.0} {:>8} {:>8} {:>8} {:>8}",
+        "{flip:<22} {:<8} {:<5} {:<8} {:>9} {rate:>9.0} {:>9} {:>9} {:>8} {:>8}",
+        against.mode(),
         runtime.name(),
-        outcome.ground,
+        outcome.ground.map_or("?", Ground::as_str),
         outcome.attempts,
         outcome.refused,
         outcome.changes,
-        outcome.found + outcome.unfound.len(),
+        outcome.lasting(),
         outcome.unfound.len()
     );
     if !outcome.unfound.is_empty() {
@@ -141,21 +214,19 @@ fn print(flip: &str, mode: &str, runtime: Runtime, outcome: &Outcome) {
 }
 
 /// One race in a container of its own.
-fn race(node: &Node, mode: &str, flip: &str, program: &[u8], bounds: &Bounds) -> Option<Outcome> {
-    let (attempts, seconds) = (bounds.attempts.to_string(), bounds.seconds.to_string());
-    let mut spec = Spec::new(&["/races", flip, &attempts, &seconds]);
-    if flip == "path-by-fault" {
+fn race(node: &Node, against: Against, flip: &str, program: &[u8], attempts: u64, seconds: u64) -> Option<Outcome> {
+    let mode = against.mode();
+    let mut spec = Spec::new(&["/races", flip, &attempts.to_string(), &seconds.to_string()]);
+    if flip == BY_FAULT {
         spec.capabilities = Capabilities::All;
     }
     let bundle = node.bundle(&spec);
     bundle.put("/races", program, 0o755);
     if flip == "program-by-thread" {
-        for name in ["/usr/sbin/useradd", "/usr/sbin/noneadd"] {
-            bundle.put(name, program, 0o755);
-        }
+        bundle.put("/usr/sbin/useradd", program, 0o755);
     }
     let started = Instant::now();
-    let text = match output(node, &bundle, Duration::from_secs(bounds.seconds) + GRACE) {
+    let text = match output(node, &bundle, Duration::from_secs(seconds) + GRACE) {
         Ok(text) => text,
         Err(reason) => {
             println!("{flip:<22} {mode:<8} {:<5} ERROR {reason}", node.runtime.name());
@@ -172,16 +243,11 @@ fn race(node: &Node, mode: &str, flip: &str, program: &[u8], bounds: &Bounds) ->
     let (events, unfound) = settled(node, &bundle, &lasting);
     let created = of(&events, Kind::ContainerCreated, &bundle.id);
     let creation = created.first().and_then(|event| event.creation.as_ref());
-    let ground = creation.map(|creation| creation.protection.ground.as_str().to_owned()).unwrap_or_default();
-    Some(Outcome {
-        attempts,
-        refused,
-        changes,
-        seconds: elapsed,
-        ground,
-        found: lasting.len() - unfound.len(),
-        unfound,
-    })
+    let ground = creation.map(|creation| creation.protection.ground);
+    let found = lasting.len() - unfound.len();
+    let outcome = Outcome { attempts, refused, changes, seconds: elapsed, ground, unfound, found };
+    print(flip, against, node.runtime, &outcome);
+    Some(outcome)
 }
 
 /// Runs the container to its end; what it printed.

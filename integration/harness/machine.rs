@@ -87,7 +87,7 @@ pub fn program(name: &str) -> PathBuf {
 }
 
 /// The static launcher: the one built for release where this program was too and that is there. Under cargo it is built when it is
-/// not of this source yet; integration/test, demo and bench build it before.
+/// not of this source yet; integration/test, demo, bench and evasion/run build it before.
 pub fn launcher() -> PathBuf {
     static PATH: OnceLock<PathBuf> = OnceLock::new();
     PATH.get_or_init(|| {

@@ -17,7 +17,6 @@ use std::path::PathBuf;
 
 use landlock::ABI;
 use landlock::AccessFs;
-use landlock::BitFlags;
 use landlock::CompatLevel;
 use landlock::Compatible;
 use landlock::PathBeneath;
@@ -25,6 +24,7 @@ use landlock::Ruleset;
 use landlock::RulesetAttr;
 use landlock::RulesetCreated;
 use landlock::RulesetCreatedAttr;
+use nix::dir::Type;
 use nix::errno::Errno;
 use nix::fcntl::AT_FDCWD;
 use nix::fcntl::AtFlags;
@@ -86,7 +86,9 @@ pub fn seal(databases: &[DatabasePath]) -> Result<(), SealError> {
         .set_compatibility(CompatLevel::HardRequirement)
         .handle_access(AccessFs::from_write(SEAL_ABI))
         .and_then(Ruleset::create)
-        .map_err(SealError::Ruleset)?;
+        .map_err(SealError::Ruleset)?
+        // the rights are handled, all of them; a rule on a file takes those of them that a file can have
+        .set_compatibility(CompatLevel::BestEffort);
     let root = open_directory(AT_FDCWD, OsStr::new("/")).map_err(|source| list_error(Path::new("/"), source))?;
     let mut kept = BTreeSet::new();
     // a directory or a socket is no database, wherever it is made; neither is a way to put another in a database's place, for
@@ -99,7 +101,6 @@ pub fn seal(databases: &[DatabasePath]) -> Result<(), SealError> {
     let status = grant_standard_streams(ruleset, &kept)
         .no_new_privs(false)
         // from Linux 6.15 the kernel's audit log tells each refusal; older kernels leave it out
-        .set_compatibility(CompatLevel::BestEffort)
         .log_new_exec(true)
         .and_then(RulesetCreated::restrict_self)
         .map_err(SealError::Restrict)?;
@@ -118,11 +119,13 @@ fn grant_children(
     let mut names = Vec::new();
     for entry in listing.iter() {
         let entry = entry.map_err(|source| list_error(path, source))?;
-        names.push(OsStr::from_bytes(entry.file_name().to_bytes()).to_owned());
+        names.push((OsStr::from_bytes(entry.file_name().to_bytes()).to_owned(), entry.file_type()));
     }
-    for name in names.iter().filter(|name| !is_dots(name)) {
+    for (name, kind) in names.iter().filter(|(name, _)| !is_dots(name)) {
         let child = path.join(name);
         match sealed.names.get(name) {
+            // symbolic links need no right: what counts is where they lead
+            None if *kind == Some(Type::Symlink) => {}
             None => ruleset = grant(ruleset, listing.as_fd(), name, &child)?,
             Some(further) if !further.names.is_empty() => match open_directory(listing.as_fd(), name) {
                 Ok(directory) => ruleset = grant_children(ruleset, directory, &child, further, kept)?,
@@ -175,7 +178,7 @@ fn grant_standard_streams(mut ruleset: RulesetCreated, kept: &BTreeSet<Identity>
     ruleset
 }
 
-/// Grants writing on one child and all below it. Symbolic links need no right: what counts is where they lead.
+/// Grants writing on one child and all below it.
 fn grant(
     ruleset: RulesetCreated,
     directory: impl AsFd,
@@ -187,16 +190,8 @@ fn grant(
         // gone meanwhile, or out of this user's reach: no right is the safe side
         return Ok(ruleset);
     };
-    let Ok(status) = nix::sys::stat::fstat(&child) else {
-        return Ok(ruleset);
-    };
-    let rights: BitFlags<AccessFs> = match SFlag::from_bits_truncate(status.st_mode & SFlag::S_IFMT.bits()) {
-        SFlag::S_IFLNK => return Ok(ruleset),
-        SFlag::S_IFDIR => AccessFs::from_write(SEAL_ABI),
-        _ => AccessFs::from_write(SEAL_ABI) & AccessFs::from_file(SEAL_ABI),
-    };
     ruleset
-        .add_rule(PathBeneath::new(child, rights))
+        .add_rule(PathBeneath::new(child, AccessFs::from_write(SEAL_ABI)))
         .map_err(|source| SealError::Grant { path: path.to_owned(), source })
 }
 

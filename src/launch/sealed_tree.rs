@@ -29,9 +29,10 @@ impl Sealed {
     pub fn of(databases: &[DatabasePath], mountinfo: &[u8]) -> Self {
         let mounts = Mounts::parse(mountinfo);
         let mut sealed = Self::default();
+        let mut links = Links::default();
         for path in databases.iter().flat_map(with_companions) {
             sealed.insert(&path);
-            for place in places(&path) {
+            for place in links.places(&path) {
                 sealed.insert(&place);
                 for alias in mounts.aliases(&place) {
                     sealed.insert(&alias);
@@ -62,35 +63,50 @@ fn with_companions(database: &DatabasePath) -> Vec<PathBuf> {
     all
 }
 
-/// Every symbolic link that is followed on the way of `path`, where it lies, and at last the place that the path leads to,
-/// which need not exist. Whoever may replace one of the links decides what the path means.
-fn places(path: &Path) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    let mut place = PathBuf::from("/");
-    let mut pending: VecDeque<OsString> = names(path).collect();
-    let mut links = 0;
-    while let Some(name) = pending.pop_front() {
-        if name == ".." {
-            place.pop();
-            continue;
+/// What the symbolic links on the ways contain, each read once; `None` for what is none.
+#[derive(Debug, Default)]
+struct Links(BTreeMap<PathBuf, Option<PathBuf>>);
+
+impl Links {
+    fn read(&mut self, path: &Path) -> Option<PathBuf> {
+        if let Some(known) = self.0.get(path) {
+            return known.clone();
         }
-        let child = place.join(&name);
-        match std::fs::read_link(&child) {
-            Ok(target) if links < MAX_LINKS => {
-                links += 1;
-                found.push(child);
-                if target.is_absolute() {
-                    place = PathBuf::from("/");
-                }
-                for name in names(&target).collect::<Vec<_>>().into_iter().rev() {
-                    pending.push_front(name);
-                }
-            }
-            _ => place = child,
-        }
+        let target = std::fs::read_link(path).ok();
+        self.0.insert(path.to_owned(), target.clone());
+        target
     }
-    found.push(place);
-    found
+
+    /// Every symbolic link that is followed on the way of `path`, where it lies, and at last the place that the path leads to,
+    /// which need not exist. Whoever may replace one of the links decides what the path means.
+    fn places(&mut self, path: &Path) -> Vec<PathBuf> {
+        let mut found = Vec::new();
+        let mut place = PathBuf::from("/");
+        let mut pending: VecDeque<OsString> = names(path).collect();
+        let mut links = 0;
+        while let Some(name) = pending.pop_front() {
+            if name == ".." {
+                place.pop();
+                continue;
+            }
+            let child = place.join(&name);
+            match self.read(&child) {
+                Some(target) if links < MAX_LINKS => {
+                    links += 1;
+                    found.push(child);
+                    if target.is_absolute() {
+                        place = PathBuf::from("/");
+                    }
+                    for name in names(&target).collect::<Vec<_>>().into_iter().rev() {
+                        pending.push_front(name);
+                    }
+                }
+                _ => place = child,
+            }
+        }
+        found.push(place);
+        found
+    }
 }
 
 fn names(path: &Path) -> impl Iterator<Item = OsString> + '_ {
@@ -205,7 +221,7 @@ mod tests {
         std::os::unix::fs::symlink(base.join("etc/deep/../shadow"), base.join("real/shadow-link")).expect("link");
         std::os::unix::fs::symlink("loop", base.join("loop")).expect("link");
         let below = |path: &str| -> Vec<String> {
-            let all = places(&base.join(path)).into_iter();
+            let all = Links::default().places(&base.join(path)).into_iter();
             all.map(|place| place.strip_prefix(&base).expect("below").display().to_string()).collect()
         };
         assert_eq!(below("etc/hosts"), ["etc", "real/hosts"]);

@@ -4,6 +4,8 @@
 //! An argument that the kernel could not read either gives [`Observation::Fails`] with the kernel's errno, so that it is never
 //! answered with CONTINUE; an argument that *we* cannot resolve gives an attempt with [`Effect::Unresolved`].
 
+use std::cell::OnceCell;
+
 use crate::kernel::Errno;
 use crate::kernel::foreign_root::Base;
 use crate::model::attempt::Attempt;
@@ -73,7 +75,8 @@ pub struct Guarded<'a> {
 /// Says what `request`, made by `target`, means for the databases.
 #[must_use]
 pub fn observe(request: &Request, target: &dyn Target, guarded: &Guarded<'_>) -> Observation {
-    let observer = Observer { call: request.call.name(), abi: request.abi, target, guarded };
+    let own = Databases::new(guarded.root, guarded.databases);
+    let observer = Observer { call: request.call.name(), abi: request.abi, target, guarded, own };
     match observer.seen(&request.operation) {
         Ok(seen) if seen.is_empty() => Observation::Nothing,
         Ok(seen) => Observation::Attempts(seen),
@@ -101,16 +104,39 @@ pub fn unresolved(call: &'static str) -> Seen {
     Seen { attempt, proposed: None, tool_arguments: Vec::new(), neighbour: None }
 }
 
+/// The databases below one root, looked up when first asked for and once for a call: its arguments are read before.
+struct Databases<'a> {
+    root: &'a dyn RootView,
+    databases: &'a [DatabasePath],
+    located: OnceCell<Located<'a>>,
+    ancestors: OnceCell<Ancestors<'a>>,
+}
+
+impl<'a> Databases<'a> {
+    fn new(root: &'a dyn RootView, databases: &'a [DatabasePath]) -> Self {
+        Self { root, databases, located: OnceCell::new(), ancestors: OnceCell::new() }
+    }
+
+    fn located(&self) -> &Located<'a> {
+        self.located.get_or_init(|| Located::look_up(self.root, self.databases))
+    }
+
+    fn ancestors(&self) -> &Ancestors<'a> {
+        self.ancestors.get_or_init(|| Ancestors::look_up(self.root, self.databases))
+    }
+}
+
 struct Observer<'a> {
     call: &'static str,
     abi: Abi,
     target: &'a dyn Target,
     guarded: &'a Guarded<'a>,
+    own: Databases<'a>,
 }
 
 type SeenOrError = Result<Vec<Seen>, TargetError>;
-/// Finds one of the databases below a root.
-type Find<'a> = dyn Fn(&dyn RootView, &[DatabasePath]) -> Option<DatabasePath> + 'a;
+/// Finds one of the databases.
+type Find<'a> = dyn Fn(&Databases<'_>) -> Option<DatabasePath> + 'a;
 
 impl Observer<'_> {
     /// The table of effects.
@@ -161,10 +187,6 @@ impl Observer<'_> {
         Argument::read(self.target, path)
     }
 
-    fn ancestors(&self) -> Ancestors<'_> {
-        Ancestors::look_up(self.guarded.root, self.guarded.databases)
-    }
-
     fn attempt(&self, effect: Effect, database: &DatabasePath, argument: &Argument, flags: Vec<&'static str>) -> Seen {
         let attempt = Attempt {
             call: self.call,
@@ -192,21 +214,19 @@ impl Observer<'_> {
 
     /// An attempt on the directory entry at `argument`, when it is a database's.
     fn entry(&self, effect: Effect, argument: &Argument, flags: Vec<&'static str>) -> Option<Seen> {
-        let find = |root: &dyn RootView, databases: &[DatabasePath]| {
-            Located::look_up(root, databases).by_entry(&argument.place).cloned()
-        };
-        self.anywhere(effect, argument, flags, &find)
+        self.anywhere(effect, argument, flags, &|databases| databases.located().by_entry(&argument.place).cloned())
     }
 
     /// An attempt on the database that `find` finds: among this container's, else among those of another that has some on the
     /// same file system.
     fn anywhere(&self, effect: Effect, argument: &Argument, flags: Vec<&'static str>, find: &Find<'_>) -> Option<Seen> {
-        if let Some(database) = find(self.guarded.root, self.guarded.databases) {
+        if let Some(database) = find(&self.own) {
             return Some(self.attempt(effect, &database, argument, flags));
         }
         let neighbours = self.guarded.neighbours.near(&devices_of(&argument.place));
         neighbours.into_iter().find_map(|neighbour| {
-            let database = find(neighbour.case.root().as_ref(), &neighbour.case.policy().databases)?;
+            let (root, policy) = (neighbour.case.root(), neighbour.case.policy());
+            let database = find(&Databases::new(root.as_ref(), &policy.databases))?;
             let seen = self.attempt(effect, &database, argument, flags.clone());
             Some(Seen { neighbour: Some(neighbour.id), ..seen })
         })
@@ -218,10 +238,7 @@ impl Observer<'_> {
         if !matches!(kind, ObjectKind::Regular | ObjectKind::Symlink) {
             return None; // spares the look-up for what is opened most: devices, pipes, directories
         }
-        let find = |root: &dyn RootView, databases: &[DatabasePath]| {
-            Located::look_up(root, databases).by_object(&argument.place).cloned()
-        };
-        self.anywhere(effect, argument, flags, &find)
+        self.anywhere(effect, argument, flags, &|databases| databases.located().by_object(&argument.place).cloned())
     }
 
     fn open(&self, path: PathArgument, flags: OpenFlags) -> SeenOrError {
@@ -265,7 +282,7 @@ impl Observer<'_> {
             return Ok(Vec::new());
         }
         let new_root = self.argument(new_root)?;
-        let ancestors = self.ancestors();
+        let ancestors = self.own.ancestors();
         let database = ancestors.any().or(self.guarded.databases.first());
         Ok(database
             .map(|database| self.attempt(Effect::ReplacesAncestor, database, &new_root, Vec::new()))
@@ -286,9 +303,7 @@ impl Observer<'_> {
     }
 
     fn ancestor(&self, argument: &Argument, flags: &[&'static str]) -> Option<Seen> {
-        let find = |root: &dyn RootView, databases: &[DatabasePath]| {
-            Ancestors::look_up(root, databases).find(&argument.place).cloned()
-        };
+        let find = |databases: &Databases<'_>| databases.ancestors().find(&argument.place).cloned();
         self.anywhere(Effect::ReplacesAncestor, argument, flags.to_vec(), &find)
     }
 
@@ -379,7 +394,7 @@ impl Observer<'_> {
     fn unmount(&self, path: PathArgument) -> SeenOrError {
         let path = self.argument(path)?;
         let Some(object) = &path.place.object else { return Ok(Vec::new()) };
-        if self.target.is_mount_root(object) == Some(false) || self.ancestors().is_root(&path.place) {
+        if self.target.is_mount_root(object) == Some(false) || self.own.ancestors().is_root(&path.place) {
             return Ok(Vec::new());
         }
         Ok(self.covered(&path, &[]).into_iter().collect())

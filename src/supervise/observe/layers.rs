@@ -67,8 +67,7 @@ impl Observer<'_> {
         }
         let Some(layer) = readable(layer)? else { return Ok(None) };
         let is_directory = layer.place.object.as_ref().is_some_and(|object| object.kind == ObjectKind::Directory);
-        let ancestors = self.ancestors();
-        let database = ancestors.find(&layer.place).filter(|_| is_directory);
+        let database = self.own.ancestors().find(&layer.place).filter(|_| is_directory);
         Ok(database.map(|database| self.attempt(Effect::Aliases, database, &layer, flags)))
     }
 }
