@@ -60,7 +60,9 @@ impl Node {
     fn new() -> Self {
         let dir = tempfile::tempdir().expect("temporary directory");
         let base = dir.path().display();
-        let text = format!("run_dir = \"{base}/run\"\nstate_dir = \"{base}/state\"\npolicy_dir = \"{base}/policy\"\n");
+        let text = format!(
+            "run_dir = \"{base}/run\"\nstate_dir = \"{base}/state\"\npolicy_dir = \"{base}/policy\"\n[daemon]\nstandby = false\n"
+        );
         let file = dir.path().join("config.toml");
         std::fs::write(&file, text).expect("write");
         std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).expect("mode");

@@ -81,6 +81,7 @@ mod daemon;
 mod evasion;
 mod fidelity;
 mod harness;
+mod keeper;
 mod landlock;
 mod mounts;
 mod neighbours;

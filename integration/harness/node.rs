@@ -101,6 +101,9 @@ impl Node {
     /// Writes the configuration, `more` at its end.
     pub fn write_config(&self, more: &str) {
         let base = self.scratch.path().display();
+        // a second keeper outlives a test that is killed; those that are about it ask for one
+        let more =
+            if more.contains("[daemon]") { more.to_owned() } else { format!("{more}\n[daemon]\nstandby = false\n") };
         let text = format!(
             "run_dir = \"{base}/run\"\nstate_dir = \"{base}/state\"\npolicy_dir = \"{base}/policy.d\"\n\n\
              [runtime]\npath = \"{}\"\nlauncher = \"{}\"\n\n[node]\ncluster = \"test\"\n\n{more}",
@@ -137,9 +140,17 @@ impl Node {
     /// # Panics
     /// When it does not come up.
     pub fn start_daemon(&self) {
+        self.start_daemon_from(&program("acctguard-daemon"));
+    }
+
+    /// As [`Node::start_daemon`], from a copy of the program.
+    ///
+    /// # Panics
+    /// When it does not come up.
+    pub fn start_daemon_from(&self, daemon: &Path) {
         let log = fs::File::options().create(true).append(true).open(self.log()).expect("open the log");
         let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "KILL"]).arg(program("acctguard-daemon"));
+        command.args(["--pdeathsig", "KILL"]).arg(daemon);
         self.set_up(&mut command);
         command.stdout(log.try_clone().expect("dup")).stderr(log);
         let mut child = command.spawn().expect("start the daemon");
@@ -184,6 +195,26 @@ impl Node {
         let daemon = self.daemon.borrow();
         let id = daemon.as_ref().expect("a running daemon").id();
         Pid::from_raw(i32::try_from(id).expect("pid"))
+    }
+
+    /// Pid of whoever is the daemon's keeper now.
+    ///
+    /// # Panics
+    /// When it is not to be read.
+    pub fn keeper_pid(&self) -> Pid {
+        let text = fs::read_to_string(self.scratch.path().join("run/daemon.pid")).expect("read the pid file");
+        Pid::from_raw(text.trim().parse().expect("a pid"))
+    }
+
+    /// Pids of the processes that the keeper has in this role (`--worker`, `--standby`).
+    pub fn children_as(&self, role: &str) -> Vec<Pid> {
+        let keeper = self.keeper_pid();
+        let children = fs::read_to_string(format!("/proc/{keeper}/task/{keeper}/children")).unwrap_or_default();
+        let has_role = |pid: &&str| {
+            fs::read(format!("/proc/{pid}/cmdline"))
+                .is_ok_and(|line| line.split(|byte| *byte == 0).any(|word| word == role.as_bytes()))
+        };
+        children.split_whitespace().filter(has_role).filter_map(|pid| pid.parse().ok().map(Pid::from_raw)).collect()
     }
 
     /// Pid of the daemon's worker: the child of the process that was started.
@@ -332,6 +363,22 @@ impl Node {
     }
 }
 
+impl Node {
+    /// Ends whoever became the keeper after the process that was started.
+    fn end_second_keeper(&self) {
+        let text = fs::read_to_string(self.scratch.path().join("run/daemon.pid")).unwrap_or_default();
+        let Ok(pid) = text.trim().parse().map(Pid::from_raw) else { return };
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while kill(pid, Signal::SIGTERM).is_ok() {
+            if Instant::now() > deadline {
+                eprintln!("the second keeper {pid} did not end:\n{}", self.log_text());
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
 impl Drop for Node {
     fn drop(&mut self) {
         for id in self.containers.borrow().iter() {
@@ -356,5 +403,6 @@ impl Drop for Node {
                 eprintln!("end the daemon: {error}");
             }
         }
+        self.end_second_keeper();
     }
 }

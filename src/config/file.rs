@@ -161,6 +161,7 @@ impl Config {
             cluster: None,
             labels: BTreeMap::new(),
             when_absent: None,
+            standby: None,
             kernel_audit: KernelAudit::default(),
             sinks: Vec::new(),
             retention_days: 30,
@@ -215,6 +216,8 @@ struct RawConfig {
     #[serde(default)]
     supervisor: RawSupervisor,
     #[serde(default)]
+    daemon: RawDaemon,
+    #[serde(default)]
     witness: RawWitness,
     #[serde(default)]
     store: RawStore,
@@ -243,6 +246,12 @@ struct RawNode {
 #[serde(deny_unknown_fields)]
 struct RawSupervisor {
     when_absent: Option<WhenAbsent>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct RawDaemon {
+    standby: Option<bool>,
 }
 
 #[derive(Deserialize, Default)]
@@ -307,6 +316,7 @@ impl Source<'_> {
             cluster: raw.node.cluster,
             labels: raw.node.labels,
             when_absent: raw.supervisor.when_absent,
+            standby: raw.daemon.standby,
             kernel_audit: raw.witness.kernel_audit,
             sinks: raw.sinks.into_iter().map(|sink| self.sink(sink)).collect::<Result<_, _>>()?,
             retention_days: self.positive("store.retention_days", raw.store.retention_days, defaults.retention_days)?,

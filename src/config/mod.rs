@@ -61,6 +61,8 @@ pub struct Config {
     pub labels: BTreeMap<String, String>,
     /// `[supervisor] when_absent`; `None` leaves it to the policy's `onUnprotected` alone (audit records, enforce refuses).
     pub when_absent: Option<WhenAbsent>,
+    /// `[daemon] standby`: whether a second keeper sleeps beside the first. Default: unless a service manager holds the descriptors.
+    pub standby: Option<bool>,
     /// `[witness] kernel_audit`. Default `leave`.
     pub kernel_audit: KernelAudit,
     /// `[[sinks]]`.
@@ -100,7 +102,13 @@ pub enum SyslogAddress {
 }
 
 impl Config {
-    /// Where clients talk to the daemon.
+    /// Where the pid of the daemon stands: that of whoever is its keeper now.
+    #[must_use]
+    pub fn pid_file(&self) -> PathBuf {
+        self.run_dir.join("daemon.pid")
+    }
+
+    /// Where clients connect.
     #[must_use]
     pub fn control_socket(&self) -> PathBuf {
         self.run_dir.join("control.sock")

@@ -32,6 +32,8 @@ cluster = "eu"
 labels = { rack = "1" }
 [supervisor]
 when_absent = "start_unprotected"
+[daemon]
+standby = false
 [witness]
 kernel_audit = "switch_on"
 [store]
@@ -57,6 +59,7 @@ type = "syslog"
     assert_eq!(config.launcher.as_deref(), Some(Path::new("/usr/libexec/a/acctguard-launch")));
     assert_eq!((config.cluster.as_deref(), config.labels["rack"].as_str()), (Some("eu"), "1"));
     assert_eq!(config.when_absent, Some(WhenAbsent::StartUnprotected));
+    assert_eq!(config.standby, Some(false));
     assert_eq!(config.kernel_audit, KernelAudit::SwitchOn);
     assert_eq!((config.retention_days, config.store_max_mib), (7, 10));
     assert_eq!(config.sinks.len(), 3);

@@ -87,7 +87,11 @@ pub struct Client {
     stream: UnixStream,
     socket: PathBuf,
     reader: RefCell<LineReader>,
+    limit: Duration,
 }
+
+/// How often a request is put again to a daemon whose worker ended before it answered.
+const REPETITIONS: usize = 5;
 
 impl Client {
     /// Connects to the daemon of `config`, within [`TIMEOUT`].
@@ -109,17 +113,40 @@ impl Client {
         if uid != 0 && uid != rustix::process::geteuid().as_raw() {
             return Err(ClientError::WrongPeer { socket: socket.to_owned(), uid });
         }
-        Ok(Self { stream, socket: socket.to_owned(), reader: RefCell::new(LineReader::default()) })
+        Ok(Self { stream, socket: socket.to_owned(), reader: RefCell::new(LineReader::default()), limit: TIMEOUT })
     }
 
-    /// Asks `request` and returns the answer; [`Response::Failed`] becomes [`ClientError::Refused`].
+    /// The same, which waits so long for an answer.
+    #[must_use]
+    pub fn within(self, limit: Duration) -> Self {
+        Self { limit, ..self }
+    }
+
+    /// Asks `request` and returns the answer; [`Response::Failed`] becomes [`ClientError::Refused`]. A worker that ends before it has
+    /// answered is followed by another, which is asked again: what is recorded is recorded once, by its event's id.
     /// [`Request::Events`] is for [`Client::events`].
     ///
     /// # Errors
-    /// [`ClientError::Exchange`] after [`TIMEOUT`] or when the connection breaks, [`ClientError::Refused`].
+    /// [`ClientError::Exchange`] after [`TIMEOUT`] or when the connection breaks again and again, [`ClientError::Refused`].
     pub fn call(&self, request: &Request) -> Result<Response, ClientError> {
+        let mut outcome = self.call_once(request);
+        for _ in 0..REPETITIONS {
+            let Err(ClientError::Exchange { source, .. }) = &outcome else { break };
+            if !source.is_broken_off() {
+                break;
+            }
+            outcome = Self::connect_to(&self.socket)?.call_once(request);
+        }
+        outcome
+    }
+
+    /// As [`Client::call`], of this worker only.
+    ///
+    /// # Errors
+    /// As [`Client::call`].
+    pub fn call_once(&self, request: &Request) -> Result<Response, ClientError> {
         self.send(request)?;
-        match self.receive(Some(TIMEOUT))? {
+        match self.receive(Some(self.limit))? {
             Response::Failed { message } => Err(ClientError::Refused { message }),
             response => Ok(response),
         }

@@ -40,6 +40,19 @@ pub enum CodecError {
     Socket(std::io::Error),
 }
 
+impl CodecError {
+    /// Whether the process at the other end ended, as far as can be told.
+    #[must_use]
+    pub fn is_broken_off(&self) -> bool {
+        use std::io::ErrorKind;
+        match self {
+            Self::Closed => true,
+            Self::Socket(error) => matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset),
+            _ => false,
+        }
+    }
+}
+
 /// What was read beyond the last line taken.
 #[derive(Debug, Default)]
 pub struct LineReader {

@@ -41,6 +41,8 @@ pub enum Request {
     Events(EventQuery),
     /// Read policy and configuration again.
     Reload,
+    /// Put a worker of the installed program in place of the one that is asked. That one answers only when it is not replaced.
+    Upgrade,
 }
 
 /// A container as the hook saw it.

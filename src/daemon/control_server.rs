@@ -19,6 +19,8 @@ use crate::control::Response;
 use crate::control::codec;
 use crate::control::codec::CodecError;
 use crate::control::codec::LineReader;
+use crate::daemon::hand_over::Message;
+use crate::daemon::retirement::Waited;
 use crate::daemon::service::Service;
 use crate::daemon::service::ServiceError;
 use crate::kernel::fd_passing;
@@ -61,9 +63,9 @@ impl Drop for Place {
     }
 }
 
-/// Accepts clients for ever.
+/// Accepts clients until the worker retires: those that come then are its successor's.
 pub fn serve(service: &Arc<Service>, socket: &UnixListener) {
-    loop {
+    while !matches!(service.retirement.wait(socket.as_fd()), Ok(Waited::Retired)) {
         match socket.accept() {
             Ok((stream, _)) => admit(service, stream),
             Err(error) => {
@@ -122,6 +124,9 @@ fn converse(service: &Service, stream: &UnixStream) {
                 return;
             }
         };
+        // who is being answered is not left without an answer, but for one who follows or asks for a successor
+        let is_short = !matches!(request, Request::Events(_) | Request::Upgrade);
+        let _busy = is_short.then(|| service.retirement.busy());
         let sent = match request {
             Request::Events(query) => stream_events(service, stream, &query),
             other => codec::send(stream, &answer(service, other), TIMEOUT),
@@ -148,6 +153,7 @@ fn answer(service: &Service, request: Request) -> Response {
         Request::Record(event) => service.record(&event).map_err(ServiceError::from),
         Request::Exited { id, event } => service.exited(&id, *event),
         Request::Reload => service.reload(),
+        Request::Upgrade => return upgrade(service),
     };
     match outcome {
         Ok(()) => Response::Done,
@@ -157,6 +163,19 @@ fn answer(service: &Service, request: Request) -> Response {
             Response::Failed { message }
         }
     }
+}
+
+/// How long a successor may take to get ready, and a little more.
+const UPGRADE_LIMIT: Duration = Duration::from_secs(25);
+
+/// Answers only when there is no successor: otherwise this process ends meanwhile.
+fn upgrade(service: &Service) -> Response {
+    let refusal = match service.lines.tell(&Message::Upgrade) {
+        Ok(()) => service.retirement.wait_for_refusal(UPGRADE_LIMIT),
+        Err(error) => Some(chain(&error)),
+    };
+    let message = refusal.unwrap_or_else(|| "the keeper does not say whether there is a successor".to_owned());
+    Response::Failed { message: format!("the worker is not replaced: {message}") }
 }
 
 fn stream_events(service: &Service, stream: &UnixStream, query: &EventQuery) -> Result<(), CodecError> {

@@ -1,4 +1,7 @@
-//! What keeper and worker say to each other: packets on a socket pair, descriptors beside them.
+//! What keeper, worker and second keeper say to each other: packets on socket pairs, descriptors beside them.
+//!
+//! Keeper and worker may be of different versions (`acctguard-daemon upgrade`): the keeper begins with its [`VERSION`], and a worker
+//! understands that of every keeper before it. A worker that is older than its keeper refuses, and the one before it goes on.
 //!
 //! The keeper understands nothing of a label: the worker gives it with a listener and the next worker gets it back.
 //! Packets keep their bounds (SOCK_SEQPACKET, unix(7)), so there is nothing to parse but a tag and a number.
@@ -6,19 +9,38 @@
 use std::os::fd::AsFd;
 use std::os::fd::BorrowedFd;
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
+use rustix::net::AddressFamily;
+use rustix::net::SocketFlags;
+use rustix::net::SocketType;
+use rustix::net::sockopt;
+
+use crate::kernel::Errno;
 use crate::kernel::fd_passing;
 use crate::kernel::fd_passing::PassingError;
 
+/// Of this agreement. It grows when a keeper says something that earlier workers do not know.
+pub const VERSION: u32 = 1;
 /// Longest label.
-pub const MAX_LABEL_BYTES: usize = 4096;
+pub const MAX_LABEL_BYTES: usize = 4094;
 const HEADER_BYTES: usize = 5;
 
 /// One packet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Message {
     /// Keeper to worker: three descriptors, the listener socket, the control socket and the shared area.
-    Sockets,
+    /// Keeper to second keeper: the same, the memory of the labels, the program, and the locks.
+    Sockets {
+        /// [`VERSION`] of the keeper.
+        version: u32,
+    },
+    /// Keeper to worker, with the line to the second keeper, on which the worker tells what it holds, too.
+    Line,
+    /// Keeper to second keeper, with a worker's process descriptor and the other end of that worker's line.
+    Worker,
+    /// Worker to second keeper: what follows is all that it holds.
+    Begin,
     /// Keeper to worker, with a listener that an earlier worker served.
     Adopt {
         /// Its slot in the shared area.
@@ -32,6 +54,17 @@ pub enum Message {
     Reload,
     /// Keeper to worker: end.
     Stop,
+    /// Keeper to worker: answer what was received, receive nothing more, and end; a successor is waiting.
+    Retire,
+    /// Worker to keeper: somebody asks for a successor from the installed program.
+    Upgrade,
+    /// Keeper to worker: there is none, for this reason.
+    NotUpgraded {
+        /// One line.
+        label: Vec<u8>,
+    },
+    /// Worker to keeper: its store is open and its policy read; it can serve as soon as it is told.
+    Prepared,
     /// Worker to keeper, with a duplicate of a listener that it is about to serve.
     Hold {
         /// Its slot.
@@ -60,14 +93,26 @@ pub enum HandOverError {
     #[error("the other process is gone")]
     Closed,
     /// A packet that is none of ours.
-    #[error("a packet between keeper and worker is not understood; keeper and worker must be of one version")]
+    #[error(
+        "a packet between keeper and worker is not understood; restart acctguard-daemon, so that both are of one version"
+    )]
     Malformed,
+    /// The keeper is newer.
+    #[error("the keeper speaks version {0}, this worker up to {VERSION}; install the newer acctguard-daemon")]
+    Newer(u32),
 }
 
 impl Message {
     const fn tag(&self) -> u8 {
         match self {
-            Self::Sockets => b'S',
+            Self::Sockets { .. } => b'S',
+            Self::Line => b'N',
+            Self::Worker => b'W',
+            Self::Begin => b'B',
+            Self::Retire => b'D',
+            Self::Upgrade => b'U',
+            Self::NotUpgraded { .. } => b'F',
+            Self::Prepared => b'p',
             Self::Adopt { .. } => b'A',
             Self::Serve => b'G',
             Self::Reload => b'L',
@@ -82,7 +127,8 @@ impl Message {
     fn encode(&self) -> Vec<u8> {
         let (slot, label) = match self {
             Self::Adopt { slot, label } | Self::Hold { slot, label } => (*slot, label.as_slice()),
-            Self::Release { slot } => (*slot, [].as_slice()),
+            Self::NotUpgraded { label } => (0, label.as_slice()),
+            Self::Release { slot } | Self::Sockets { version: slot } => (*slot, [].as_slice()),
             _ => (0, [].as_slice()),
         };
         let mut packet = vec![self.tag()];
@@ -96,7 +142,14 @@ impl Message {
         let (number, label) = rest.split_first_chunk::<4>()?;
         let (slot, label) = (u32::from_le_bytes(*number), label.to_vec());
         match tag {
-            b'S' => Some(Self::Sockets),
+            b'S' => Some(Self::Sockets { version: slot }),
+            b'N' => Some(Self::Line),
+            b'W' => Some(Self::Worker),
+            b'B' => Some(Self::Begin),
+            b'D' => Some(Self::Retire),
+            b'U' => Some(Self::Upgrade),
+            b'F' => Some(Self::NotUpgraded { label }),
+            b'p' => Some(Self::Prepared),
             b'A' => Some(Self::Adopt { slot, label }),
             b'G' => Some(Self::Serve),
             b'L' => Some(Self::Reload),
@@ -118,6 +171,17 @@ pub fn send(socket: impl AsFd, message: &Message, descriptors: &[BorrowedFd<'_>]
     fd_passing::send(socket.as_fd(), &message.encode(), descriptors).map_err(closed_or_failed)
 }
 
+/// A pair of connected sockets for packets. Nobody waits longer than `limit` for room in them.
+///
+/// # Errors
+/// socketpair(2)'s.
+pub fn pair(limit: Duration) -> Result<(OwnedFd, OwnedFd), Errno> {
+    let pair = rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+    sockopt::set_socket_timeout(&pair.0, sockopt::Timeout::Send, Some(limit))?;
+    sockopt::set_socket_timeout(&pair.1, sockopt::Timeout::Send, Some(limit))?;
+    Ok(pair)
+}
+
 /// Receives one packet.
 ///
 /// # Errors
@@ -133,7 +197,6 @@ pub fn receive(socket: impl AsFd) -> Result<(Message, Vec<OwnedFd>), HandOverErr
 }
 
 fn closed_or_failed(error: PassingError) -> HandOverError {
-    use crate::kernel::Errno;
     match error.errno() {
         Some(Errno::PIPE | Errno::CONNRESET | Errno::NOTCONN) => HandOverError::Closed,
         _ => HandOverError::Socket(error),
@@ -143,17 +206,20 @@ fn closed_or_failed(error: PassingError) -> HandOverError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rustix::net::AddressFamily;
-    use rustix::net::SocketFlags;
-    use rustix::net::SocketType;
 
     #[test]
     fn every_message_survives_with_its_descriptors() {
-        let (here, there) =
-            rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
+        let (here, there) = pair(Duration::from_secs(1)).unwrap();
         let label = vec![7; MAX_LABEL_BYTES];
         let messages = [
-            Message::Sockets,
+            Message::Sockets { version: VERSION },
+            Message::Line,
+            Message::Worker,
+            Message::Begin,
+            Message::Retire,
+            Message::Upgrade,
+            Message::NotUpgraded { label: b"no".to_vec() },
+            Message::Prepared,
             Message::Adopt { slot: 3, label: label.clone() },
             Message::Serve,
             Message::Reload,

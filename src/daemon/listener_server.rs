@@ -7,12 +7,15 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
+
+use serde::Deserialize;
+use serde::Serialize;
 
 use crate::daemon::control_server::is_trusted;
 use crate::daemon::identification;
+use crate::daemon::keeper;
+use crate::daemon::retirement::Waited;
 use crate::daemon::service::Service;
 use crate::daemon::worker;
 use crate::kernel::Errno;
@@ -26,16 +29,12 @@ use crate::oci::listener_state::ListenerState;
 use crate::oci::listener_state::ListenerStateError;
 use crate::oci::listener_state::Progress;
 
-/// Most connections at one time: containers that crun created and nobody started yet.
-const MAX_CONNECTIONS: usize = 2048;
 /// Once a message has begun it must be there in this time.
 const MESSAGE_LIMIT: Duration = Duration::from_secs(10);
 /// Most descriptors with one message.
 const MAX_DESCRIPTORS: usize = 8;
 const CHUNK_BYTES: usize = 64 * 1024;
 const STACK_BYTES: usize = 512 * 1024;
-
-static CONNECTIONS: AtomicUsize = AtomicUsize::new(0);
 
 /// Why what came is no listener.
 #[derive(Debug, thiserror::Error)]
@@ -74,9 +73,16 @@ pub enum DeliveryError {
     Listener(#[from] ListenerError),
 }
 
-/// Accepts runtimes for ever.
+/// What the next worker needs to know about a connection on which nothing has come yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+struct Label {
+    /// Pid of the runtime.
+    peer: u32,
+}
+
+/// Accepts runtimes until the worker retires: those that come then are its successor's.
 pub fn serve(service: &Arc<Service>, socket: &UnixListener) {
-    loop {
+    while !matches!(service.retirement.wait(socket.as_fd()), Ok(Waited::Retired)) {
         match socket.accept() {
             Ok((stream, _)) => admit(service, stream),
             Err(error) => {
@@ -91,26 +97,44 @@ fn admit(service: &Arc<Service>, stream: UnixStream) {
     if !is_trusted(&stream) {
         return;
     }
-    if CONNECTIONS.fetch_add(1, Ordering::AcqRel) >= MAX_CONNECTIONS {
-        CONNECTIONS.fetch_sub(1, Ordering::AcqRel);
+    let label = Label { peer: fd_passing::peer_credentials(stream.as_fd()).map_or(0, |peer| peer.pid) };
+    let stream = Arc::new(stream);
+    // a Label is a number, which always has a JSON form
+    let text = serde_json::to_vec(&label).unwrap_or_default();
+    let Some(number) = service.lines.hold_connection(text, Arc::<UnixStream>::clone(&stream)) else {
         tracing::error!(
-            "{MAX_CONNECTIONS} runtimes are connected and have sent nothing yet; another one is turned away"
+            "{} runtimes are connected and have sent nothing yet; another one is turned away",
+            keeper::CONNECTIONS
         );
         return;
-    }
-    let service = Arc::clone(service);
+    };
+    start(service, stream, number, label);
+}
+
+/// Goes on with a connection that an earlier worker accepted and on which it had read nothing.
+pub fn go_on(service: &Arc<Service>, stream: UnixStream, number: u32, label: Vec<u8>) {
+    let peer = serde_json::from_slice(&label).map_or(0, |Label { peer }| peer);
+    let stream = Arc::new(stream);
+    service.lines.note(number, label, Arc::<UnixStream>::clone(&stream));
+    start(service, stream, number, Label { peer });
+}
+
+fn start(service: &Arc<Service>, stream: Arc<UnixStream>, number: u32, label: Label) {
+    let of_thread = Arc::clone(service);
     let thread = std::thread::Builder::new().name("delivery".to_owned()).stack_size(STACK_BYTES).spawn(move || {
-        take(&service, &stream);
-        CONNECTIONS.fetch_sub(1, Ordering::AcqRel);
+        if !matches!(of_thread.retirement.wait(stream.as_fd()), Ok(Waited::Retired)) {
+            let _busy = of_thread.retirement.busy();
+            take(&of_thread, &stream, label.peer);
+            of_thread.lines.release(number);
+        }
     });
     if let Err(error) = thread {
-        CONNECTIONS.fetch_sub(1, Ordering::AcqRel);
+        service.lines.release(number);
         tracing::error!("cannot make a thread for a runtime: {error}");
     }
 }
 
-fn take(service: &Arc<Service>, stream: &UnixStream) {
-    let peer = fd_passing::peer_credentials(stream.as_fd()).map_or(0, |peer| peer.pid);
+fn take(service: &Arc<Service>, stream: &UnixStream, peer: u32) {
     match receive(stream) {
         Ok(None) => {}
         Ok(Some((state, listener))) => {

@@ -1,4 +1,4 @@
-//! `acctguard-daemon`: a keeper process ([`fd_keeper`]) and a worker process ([`worker_process`]).
+//! `acctguard-daemon`: a keeper process ([`keeper`]) and a worker process ([`worker_process`]).
 //!
 //! A program: may use every lower floor and no other program.
 //!
@@ -15,19 +15,23 @@ pub mod case_thread;
 pub mod cases;
 pub mod change_watch;
 pub mod control_server;
-pub mod fd_keeper;
 pub mod hand_over;
 pub mod housekeeping;
 pub mod identification;
+pub mod keeper;
 pub mod last_good;
+pub mod lines;
 pub mod listener_server;
 mod neighbours;
+pub mod places;
 pub mod refusal_watch;
 pub mod registry;
+pub mod retirement;
 pub mod service;
 pub mod service_manager;
 pub mod shipper;
 pub mod startup;
+pub mod upgrade;
 pub mod worker;
 pub mod worker_process;
 

@@ -319,7 +319,8 @@ impl Registry {
     /// Expects the listener of an exec session.
     pub fn expect_exec(&self, exec: PendingExec) {
         let mut inner = lock(&self.inner);
-        inner.execs.retain(|pending| pending.since.elapsed() < PENDING_EXEC_LIFETIME);
+        // one that is announced again, because nobody answered the first time, is the same
+        inner.execs.retain(|pending| pending.since.elapsed() < PENDING_EXEC_LIFETIME && pending.event != exec.event);
         if inner.execs.len() >= MAX_PENDING_EXECS {
             inner.execs.pop_front();
         }

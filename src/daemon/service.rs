@@ -1,8 +1,6 @@
 //! What all threads of the worker share: configuration, store, policies, containers, and the line to the keeper.
 
 use std::collections::VecDeque;
-use std::os::fd::AsFd;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::PoisonError;
@@ -17,12 +15,14 @@ use crate::control::ExecRegistration;
 use crate::control::Registration;
 use crate::daemon::cases::Cases;
 use crate::daemon::last_good;
+use crate::daemon::lines::Lines;
 use crate::daemon::registry::Full;
 use crate::daemon::registry::Guarded;
 use crate::daemon::registry::PendingExec;
 use crate::daemon::registry::Record;
 use crate::daemon::registry::Registry;
 use crate::daemon::registry::start_time;
+use crate::daemon::retirement::Retirement;
 use crate::kernel::shared_area::SharedArea;
 use crate::model::event::Container;
 use crate::model::event::Event;
@@ -75,13 +75,15 @@ pub struct Service {
     /// Containers.
     pub registry: Registry,
     /// Memory for notifications in flight.
-    pub area: SharedArea,
+    pub area: Arc<SharedArea>,
     /// Open cases and the witness of the file systems.
     pub cases: Cases,
     /// Set when the worker is to end.
     pub stopping: Arc<AtomicBool>,
-    /// Line to the keeper.
-    pub keeper: OwnedFd,
+    /// Lines to the keepers.
+    pub lines: Lines,
+    /// The end of a worker that has a successor.
+    pub retirement: Retirement,
     policies: RwLock<PolicySet>,
     ended: Mutex<VecDeque<ContainerId>>,
 }
@@ -95,8 +97,10 @@ pub struct Parts {
     pub store: Arc<Store>,
     /// Memory for notifications in flight.
     pub area: SharedArea,
-    /// Line to the keeper.
-    pub keeper: OwnedFd,
+    /// Lines to the keepers.
+    pub lines: Lines,
+    /// The end of a worker that has a successor.
+    pub retirement: Retirement,
     /// Policies in force.
     pub policies: PolicySet,
 }
@@ -118,9 +122,10 @@ impl Service {
             host,
             store: parts.store,
             registry: Registry::default(),
-            area: parts.area,
+            area: Arc::new(parts.area),
             stopping: Arc::new(AtomicBool::new(false)),
-            keeper: parts.keeper,
+            lines: parts.lines,
+            retirement: parts.retirement,
             policies: RwLock::new(parts.policies),
             ended: Mutex::new(VecDeque::new()),
         }
@@ -307,18 +312,6 @@ impl Service {
     #[must_use]
     pub fn policies(&self) -> PolicySet {
         self.policies.read().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Tells the keeper something; a keeper that is gone is logged where its absence is noticed.
-    ///
-    /// # Errors
-    /// [`crate::daemon::hand_over::HandOverError`].
-    pub fn tell_keeper(
-        &self,
-        message: &crate::daemon::hand_over::Message,
-        descriptors: &[std::os::fd::BorrowedFd<'_>],
-    ) -> Result<(), crate::daemon::hand_over::HandOverError> {
-        crate::daemon::hand_over::send(self.keeper.as_fd(), message, descriptors)
     }
 
     fn ended(&self) -> std::sync::MutexGuard<'_, VecDeque<ContainerId>> {

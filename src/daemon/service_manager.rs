@@ -1,11 +1,18 @@
-//! What the service manager is told: sd_notify(3), a datagram to the socket that `NOTIFY_SOCKET` names.
+//! What the service manager is told: sd_notify(3), a datagram to the socket that `NOTIFY_SOCKET` names. Descriptors that it is to
+//! hold for the next start (`FDSTORE=1`, with `FileDescriptorStoreMax=` in the unit) go with it.
 
 use std::ffi::OsString;
-use std::os::linux::net::SocketAddrExt;
+use std::io::IoSlice;
+use std::os::fd::AsRawFd;
+use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::net::SocketAddr;
 use std::os::unix::net::UnixDatagram;
 use std::time::Duration;
+
+use nix::sys::socket::ControlMessage;
+use nix::sys::socket::MsgFlags;
+use nix::sys::socket::UnixAddr;
+use nix::sys::socket::sendmsg;
 
 /// Name of the variable; workers must not inherit it.
 pub const VARIABLE: &str = "NOTIFY_SOCKET";
@@ -21,6 +28,29 @@ impl ServiceManager {
     #[must_use]
     pub fn from_environment() -> Self {
         Self { address: std::env::var_os(VARIABLE) }
+    }
+
+    /// None.
+    #[must_use]
+    pub const fn none() -> Self {
+        Self { address: None }
+    }
+
+    /// Whether there is one.
+    #[must_use]
+    pub const fn is_there(&self) -> bool {
+        self.address.is_some()
+    }
+
+    /// `FDSTORE=1`: `descriptor` is to be there again at the next start, by this name. systemd lets it go by itself when nobody is at
+    /// its other end any more (sd_pid_notify_with_fds(3), `FDPOLL`).
+    pub fn store(&self, name: &str, descriptor: BorrowedFd<'_>) {
+        self.tell_with(&format!("FDSTORE=1\nFDNAME={name}"), Some(descriptor));
+    }
+
+    /// `FDSTOREREMOVE=1`.
+    pub fn forget(&self, name: &str) {
+        self.tell(&format!("FDSTOREREMOVE=1\nFDNAME={name}"));
     }
 
     /// `READY=1` with a line for `systemctl status`.
@@ -44,27 +74,38 @@ impl ServiceManager {
     }
 
     fn tell(&self, text: &str) {
+        self.tell_with(text, None);
+    }
+
+    fn tell_with(&self, text: &str, descriptor: Option<BorrowedFd<'_>>) {
         let Some(address) = &self.address else { return };
-        if let Err(error) = notify(address.as_bytes(), text) {
+        if let Err(error) = notify(address.as_bytes(), text, descriptor) {
             tracing::warn!("cannot notify the service manager: {error}");
         }
     }
 }
 
 /// "If the first character is @, the string is understood as Linux abstract namespace socket" (sd_notify(3)).
-fn notify(address: &[u8], text: &str) -> std::io::Result<()> {
+fn notify(address: &[u8], text: &str, descriptor: Option<BorrowedFd<'_>>) -> std::io::Result<()> {
     let address = match address.split_first() {
-        Some((b'@', name)) => SocketAddr::from_abstract_name(name)?,
-        _ => SocketAddr::from_pathname(std::ffi::OsStr::from_bytes(address))?,
+        Some((b'@', name)) => UnixAddr::new_abstract(name)?,
+        _ => UnixAddr::new(address)?,
     };
     let socket = UnixDatagram::unbound()?;
     socket.set_write_timeout(Some(Duration::from_secs(1)))?;
-    socket.send_to_addr(text.as_bytes(), &address).map(drop)
+    let number = descriptor.map(|descriptor| [descriptor.as_raw_fd()]);
+    let control = number.as_ref().map(|number| [ControlMessage::ScmRights(number)]);
+    let control = control.as_ref().map_or(&[][..], |control| &control[..]);
+    let bytes = [IoSlice::new(text.as_bytes())];
+    sendmsg(socket.as_raw_fd(), &bytes, control, MsgFlags::MSG_NOSIGNAL, Some(&address))?;
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::linux::net::SocketAddrExt;
+    use std::os::unix::net::SocketAddr;
 
     #[test]
     fn path_and_abstract_sockets_are_told() {

@@ -3,22 +3,14 @@
 use std::io::IsTerminal;
 use std::os::fd::AsFd;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::DirBuilderExt;
-use std::os::unix::fs::MetadataExt;
-use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixListener;
-use std::path::Path;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
-use std::time::Instant;
 
 use clap::Parser;
 use nix::sys::signal::SigSet;
 use nix::sys::signal::Signal;
 use nix::sys::signalfd::SfdFlags;
 use nix::sys::signalfd::SignalFd;
-use rustix::fs::FlockOperation;
 use rustix::fs::Mode;
 use rustix::fs::OFlags;
 use rustix::process::Resource;
@@ -26,12 +18,21 @@ use rustix::process::Rlimit;
 
 use crate::config::Config;
 use crate::config::findings;
-use crate::daemon::fd_keeper::Holdings;
-use crate::daemon::fd_keeper::Keeper;
-use crate::daemon::fd_keeper::KeeperError;
-use crate::daemon::last_good::write_private;
+use crate::control::client::ClientError;
+use crate::daemon::keeper;
+use crate::daemon::keeper::Holdings;
+use crate::daemon::keeper::Keeper;
+use crate::daemon::keeper::KeeperError;
+use crate::daemon::keeper::descriptor_store::Stored;
+use crate::daemon::keeper::standby;
+use crate::daemon::keeper::standby::StandbyError;
+use crate::daemon::keeper::table::Table;
+use crate::daemon::places;
+use crate::daemon::places::PlaceError;
 use crate::daemon::service_manager::ServiceManager;
 use crate::daemon::shipper;
+use crate::daemon::upgrade;
+use crate::daemon::upgrade::UpgradeError;
 use crate::daemon::worker_process;
 use crate::kernel::broker;
 use crate::kernel::shared_area::SharedArea;
@@ -41,10 +42,6 @@ use crate::sinks::syslog::FacilityError;
 
 /// The argument that makes this program a helper of the broker.
 pub const BE_A_HELPER: &str = "--helper";
-/// Listeners that can be served at one time.
-const SLOTS: usize = 16_384;
-/// How long a daemon that is ending may keep its successor waiting.
-const LOCK_PATIENCE: Duration = Duration::from_secs(3);
 
 const EXIT_FAILURE: u8 = 1;
 const EXIT_USAGE: u8 = 64;
@@ -54,19 +51,36 @@ const EXIT_CONFIGURATION: u8 = 78;
 /// Guards the account databases of running containers: answers their intercepted calls, records and ships what happens.
 ///
 /// Runs in the foreground and logs to standard error; ACCTGUARD_LOG sets the level (error, warn, info, debug).
-/// SIGHUP reads the policy again. SIGTERM stops it: containers that run then lose their supervisor.
+/// SIGHUP reads the policy again. SIGTERM stops it: containers that run then lose their supervisor, unless a service manager holds
+/// its descriptors for the next start.
 #[derive(Debug, Parser)]
 #[command(name = "acctguard-daemon", version)]
 struct Arguments {
     /// Node configuration [default: $ACCTGUARD_CONFIG, else /etc/acctguard/config.toml]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    #[command(subcommand)]
+    order: Option<Order>,
     /// Be a worker; used by the keeper only
     #[arg(long, hide = true)]
     worker: bool,
+    /// Be the second keeper; used by the keeper only
+    #[arg(long, hide = true)]
+    standby: bool,
+    /// Where the program is installed; used with --standby
+    #[arg(long, hide = true)]
+    installed: Option<PathBuf>,
     /// Be a helper of the broker; used by the worker only
     #[arg(long, hide = true)]
     helper: bool,
+}
+
+/// What a running daemon is told.
+#[derive(Debug, Clone, Copy, clap::Subcommand)]
+enum Order {
+    /// Put a worker from the installed program in place of the one that serves; no call of a container fails meanwhile.
+    /// Reads the policy again, too
+    Upgrade,
 }
 
 /// Why the daemon does not start.
@@ -80,23 +94,8 @@ enum StartError {
     Unreadable(String),
     #[error(transparent)]
     Facility(#[from] FacilityError),
-    #[error("cannot use directory {}; {remedy}", path.display())]
-    Directory {
-        path: PathBuf,
-        remedy: &'static str,
-        #[source]
-        source: std::io::Error,
-    },
-    #[error("directory {} belongs to uid {uid}; it must belong to the daemon's user", path.display())]
-    Owner { path: PathBuf, uid: u32 },
-    #[error("another acctguard-daemon runs with directory {}; stop it, or give this one another run_dir and state_dir", path.display())]
-    Running { path: PathBuf },
-    #[error("cannot listen on {}; the path must be writable and shorter than 108 bytes", path.display())]
-    Socket {
-        path: PathBuf,
-        #[source]
-        source: std::io::Error,
-    },
+    #[error(transparent)]
+    Place(#[from] PlaceError),
     #[error(transparent)]
     Area(#[from] SharedAreaError),
     #[error("cannot receive signals")]
@@ -104,16 +103,29 @@ enum StartError {
     #[error(transparent)]
     Keeper(#[from] KeeperError),
     #[error(transparent)]
+    Standby(#[from] StandbyError),
+    #[error("cannot make room for listeners")]
+    Table(#[source] rustix::io::Errno),
+    #[error("cannot tell what program this is; /proc must be mounted")]
+    Program(#[source] std::io::Error),
+    #[error(transparent)]
+    Upgrade(#[from] UpgradeError),
+    #[error(transparent)]
     Worker(#[from] worker_process::WorkerError),
 }
+
+/// The daemon is not there (the commands' contract).
+const EXIT_ABSENT: u8 = 69;
 
 impl StartError {
     const fn exit_code(&self) -> u8 {
         match self {
-            Self::NotRoot | Self::Owner { .. } | Self::Unreadable(_) => EXIT_PERMISSION,
-            Self::Configuration(_) | Self::Facility(_) | Self::Running { .. } | Self::Socket { .. } => {
-                EXIT_CONFIGURATION
-            }
+            Self::Upgrade(UpgradeError::Client(ClientError::Absent { .. }) | UpgradeError::NotServing) => EXIT_ABSENT,
+            Self::Upgrade(UpgradeError::Client(ClientError::Permission { .. })) => EXIT_PERMISSION,
+            Self::NotRoot | Self::Place(PlaceError::Owner { .. }) | Self::Unreadable(_) => EXIT_PERMISSION,
+            Self::Configuration(_)
+            | Self::Facility(_)
+            | Self::Place(PlaceError::Running { .. } | PlaceError::Socket { .. }) => EXIT_CONFIGURATION,
             Self::Worker(worker_process::WorkerError::Service(_)) => EXIT_CONFIGURATION,
             Self::Worker(worker_process::WorkerError::Line(_) | worker_process::WorkerError::HandOver(_)) => EXIT_USAGE,
             _ => EXIT_FAILURE,
@@ -137,7 +149,12 @@ pub fn main() -> ExitCode {
     }
     start_log();
     abort_on_panic();
-    let outcome = if arguments.worker { work(&arguments) } else { keep(&arguments) };
+    let outcome = match arguments.order {
+        Some(Order::Upgrade) => load(&arguments).and_then(|config| Ok(upgrade::run(&config).map(|()| 0)?)),
+        None if arguments.worker => work(&arguments),
+        None if arguments.standby => stand_by(&arguments),
+        None => keep(&arguments),
+    };
     match outcome {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
@@ -176,35 +193,91 @@ fn handled_signals() -> SigSet {
 fn work(arguments: &Arguments) -> Result<u8, StartError> {
     // they are for the keeper, which says what is to be done
     handled_signals().thread_block().map_err(StartError::Signals)?;
+    name_process("acctguard-work");
     let config = load(arguments)?;
     worker_process::run(config)?;
     Ok(0)
 }
 
+/// It was started by a descriptor, whose number would be its name.
+fn name_process(name: &str) {
+    let name = std::ffi::CString::new(name).unwrap_or_default();
+    // only `ps` and the like lose by it
+    let _ = rustix::thread::set_name(&name);
+}
+
+fn signals() -> Result<SignalFd, StartError> {
+    handled_signals().thread_block().map_err(StartError::Signals)?;
+    SignalFd::with_flags(&handled_signals(), SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
+        .map_err(StartError::Signals)
+}
+
+fn stand_by(arguments: &Arguments) -> Result<u8, StartError> {
+    let signals = signals()?;
+    name_process("acctguard-keep2");
+    let config = load(arguments)?;
+    let keeper = rustix::io::fcntl_dupfd_cloexec(std::io::stdin().as_fd(), 3)
+        .map_err(|errno| StartError::Program(errno.into()))?;
+    let start = standby::Start {
+        installed: arguments.installed.clone().unwrap_or_default(),
+        pid_file: config.pid_file(),
+        configuration: config.file.clone().unwrap_or_default(),
+    };
+    let Some(keeper) = standby::sleep(keeper, start, signals)? else { return Ok(0) };
+    Ok(end(&config, keeper.run()?))
+}
+
 fn keep(arguments: &Arguments) -> Result<u8, StartError> {
+    let stored = Stored::take();
     let config = load(arguments)?;
     check(&config)?;
     if !rustix::process::geteuid().is_root() {
         return Err(StartError::NotRoot);
     }
-    handled_signals().thread_block().map_err(StartError::Signals)?;
-    let signals = SignalFd::with_flags(&handled_signals(), SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
-        .map_err(StartError::Signals)?;
+    let signals = signals()?;
     raise_descriptor_limit();
-    prepare_directory(&config.run_dir)?;
-    prepare_directory(&config.state_dir)?;
-    let _locks = [lock(&config.run_dir)?, lock(&config.state_dir)?];
-    let holdings = Holdings {
-        listener_socket: listen(&config.listener_socket())?,
-        control_socket: listen(&config.control_socket())?,
-        area: SharedArea::create(SLOTS)?,
-        configuration: snapshot(&config)?,
-    };
-    let outcome = Keeper::new(holdings, ServiceManager::from_environment(), signals).run();
+    places::prepare_directory(&config.run_dir)?;
+    places::prepare_directory(&config.state_dir)?;
+    let locks = [places::lock(&config.run_dir)?, places::lock(&config.state_dir)?];
+    let holdings = holdings(&config, stored, locks)?;
+    let found = holdings.table.len();
+    if found > 0 {
+        tracing::info!("{found} listeners of the daemon before this one are taken over");
+    }
+    let manager = ServiceManager::from_environment();
+    let wants_standby = config.standby.unwrap_or(!manager.is_there());
+    let is_managed = manager.is_there();
+    let code = Keeper::new(holdings, manager, signals, wants_standby).run()?;
+    // where the service manager holds them, they are for the next start
+    Ok(if is_managed { code } else { end(&config, code) })
+}
+
+/// Removes what only a running daemon has.
+fn end(config: &Config, code: u8) -> u8 {
     for socket in [config.listener_socket(), config.control_socket()] {
         let _ = std::fs::remove_file(socket);
     }
-    Ok(outcome?)
+    code
+}
+
+fn holdings(config: &Config, stored: Stored, locks: [OwnedFd; 2]) -> Result<Holdings, StartError> {
+    let (area, table) = match stored.area_and_table {
+        Some(stored) => stored,
+        None => (SharedArea::create(keeper::LISTENERS)?, Table::new(keeper::PLACES).map_err(StartError::Table)?),
+    };
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let program = rustix::fs::open("/proc/self/exe", flags, Mode::empty());
+    Ok(Holdings {
+        listener_socket: places::listen_again(&config.listener_socket(), stored.listener_socket)?,
+        control_socket: places::listen_again(&config.control_socket(), stored.control_socket)?,
+        area,
+        table,
+        program: program.map_err(|errno| StartError::Program(errno.into()))?,
+        installed: std::env::current_exe().map_err(StartError::Program)?,
+        configuration: places::snapshot(config)?,
+        pid_file: config.pid_file(),
+        locks,
+    })
 }
 
 fn load(arguments: &Arguments) -> Result<Config, StartError> {
@@ -239,81 +312,4 @@ fn raise_descriptor_limit() {
     if let Err(errno) = rustix::process::setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
         tracing::warn!("cannot raise the limit of open files: {errno}");
     }
-}
-
-/// Makes `path` with mode 0700, or narrows what is there to it.
-fn prepare_directory(path: &Path) -> Result<(), StartError> {
-    let failed = |remedy| {
-        let path = path.to_owned();
-        move |source| StartError::Directory { path, remedy, source }
-    };
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(path)
-        .map_err(failed("its parent must be a writable directory"))?;
-    let metadata = path.symlink_metadata().map_err(failed("it must be readable"))?;
-    if !metadata.is_dir() {
-        return Err(failed("it must be a directory, not a link to one")(std::io::ErrorKind::NotADirectory.into()));
-    }
-    if metadata.uid() != rustix::process::geteuid().as_raw() {
-        return Err(StartError::Owner { path: path.to_owned(), uid: metadata.uid() });
-    }
-    if metadata.permissions().mode() & 0o077 != 0 {
-        tracing::warn!("directory {} was open to other users and is closed to them now", path.display());
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700))
-            .map_err(failed("its mode must be 0700"))?;
-    }
-    Ok(())
-}
-
-/// Holds for as long as the descriptor is open.
-fn lock(directory: &Path) -> Result<OwnedFd, StartError> {
-    let file = directory.join("daemon.lock");
-    let failed = |errno: rustix::io::Errno| StartError::Directory {
-        path: directory.to_owned(),
-        remedy: "it must be writable and its file system must support flock(2)",
-        source: errno.into(),
-    };
-    let flags = OFlags::CREATE | OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    let descriptor = rustix::fs::open(&file, flags, Mode::RUSR | Mode::WUSR).map_err(failed)?;
-    let deadline = Instant::now() + LOCK_PATIENCE;
-    loop {
-        match rustix::fs::flock(&descriptor, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => return Ok(descriptor),
-            Err(rustix::io::Errno::WOULDBLOCK) if Instant::now() < deadline => {
-                std::thread::sleep(Duration::from_millis(50));
-            }
-            Err(rustix::io::Errno::WOULDBLOCK) => return Err(StartError::Running { path: directory.to_owned() }),
-            Err(rustix::io::Errno::INTR) => {}
-            Err(errno) => return Err(failed(errno)),
-        }
-    }
-}
-
-/// The lock is held, so a socket that is there was left by a daemon that is gone.
-fn listen(path: &Path) -> Result<UnixListener, StartError> {
-    let failed = |source| StartError::Socket { path: path.to_owned(), source };
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
-        _ => {}
-    }
-    let socket = UnixListener::bind(path).map_err(failed)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
-    Ok(socket)
-}
-
-/// Workers start with the configuration that this daemon started with, whatever becomes of the file.
-fn snapshot(config: &Config) -> Result<PathBuf, StartError> {
-    let path = config.run_dir.join("config.toml");
-    let text = match &config.file {
-        Some(file) => std::fs::read(file),
-        None => Ok(Vec::new()),
-    };
-    text.and_then(|text| write_private(&path, &text)).map_err(|source| StartError::Directory {
-        path: config.run_dir.clone(),
-        remedy: "a copy of the configuration must find room in it",
-        source,
-    })?;
-    Ok(path)
 }

@@ -5,28 +5,34 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::process::Signal;
 use serde::Deserialize;
 use serde::Serialize;
 use uuid::Uuid;
 
 use crate::daemon::case_thread::OpenCase;
-use crate::daemon::hand_over::Message;
 use crate::daemon::neighbours::Others;
 use crate::daemon::registry::Guarded;
 use crate::daemon::service::Service;
 use crate::daemon::startup;
+use crate::kernel::broker;
+use crate::kernel::pidfd;
 use crate::kernel::seccomp_notify::Answer;
 use crate::kernel::seccomp_notify::ContinueReason;
 use crate::kernel::seccomp_notify::Listener;
 use crate::kernel::seccomp_notify::ListenerError;
+use crate::kernel::seccomp_notify::Notification;
 use crate::kernel::seccomp_notify::Readiness;
+use crate::kernel::shared_area::Entry;
 use crate::kernel::shared_area::Slot;
 use crate::model::diagnostic::chain;
 use crate::model::event::Session;
 use crate::model::policy::Ground;
 use crate::model::workload::ContainerId;
 use crate::supervise::Recorder;
+use crate::supervise::broker::Broker;
 use crate::supervise::broker::HelperProgram;
+use crate::supervise::broker::InFlight;
 use crate::supervise::supervisor::Origin;
 use crate::supervise::supervisor::Supervisor;
 
@@ -37,6 +43,9 @@ const FAILURE_PAUSE: Duration = Duration::from_millis(100);
 const MAX_FAILURES: u32 = 50;
 /// How long the poststop hook may take to say that a container is gone before its listener's end is taken for it.
 const POSTSTOP_PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long a helper whose worker is gone may take to end: as long as it gives itself, and a little more.
+const HELPER_PATIENCE: Duration = broker::LAST_DEED_LIMIT.saturating_add(Duration::from_secs(1));
 
 /// What the next worker needs to know about a listener; the keeper keeps it unread.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,9 +63,11 @@ pub struct Label {
     pub ground: Ground,
 }
 
-/// This program, as a helper of the broker.
-fn helper_program() -> HelperProgram {
-    HelperProgram { path: "/proc/self/exe".to_owned(), arguments: vec![startup::BE_A_HELPER.to_owned()] }
+/// A broker for the calls that are received in `slot`. Its helpers are this program.
+fn broker_for(service: &Service, slot: &Slot) -> Broker {
+    let program = HelperProgram { path: "/proc/self/exe".to_owned(), arguments: vec![startup::BE_A_HELPER.to_owned()] };
+    let area = Arc::clone(&service.area);
+    Broker::new(program).in_flight(InFlight { area, slot: slot.index(), ledger: Arc::new(slot.ledger()) })
 }
 
 fn others(service: &Arc<Service>, guarded: &Guarded) -> Arc<Others> {
@@ -89,7 +100,7 @@ pub enum ServeError {
 /// A listener ready to be served.
 pub struct Delivered {
     /// The listener.
-    pub listener: Listener,
+    pub listener: Arc<Listener>,
     /// Whose.
     pub guarded: Arc<Guarded>,
     /// The exec session, when it is one.
@@ -105,20 +116,32 @@ pub struct Delivered {
 pub fn serve_new(service: &Arc<Service>, delivered: Delivered) -> Result<(), ServeError> {
     let slot = service.area.free_slot().ok_or(ServeError::NoSlot(service.area.slot_count()))?;
     let label = serde_json::to_vec(&delivered.label).map_err(ServeError::Label)?;
-    let number = u32::try_from(slot.index()).unwrap_or(u32::MAX);
-    let held = service.tell_keeper(&Message::Hold { slot: number, label }, &[delivered.listener.as_fd()]);
-    if let Err(error) = held {
+    if let Err(error) = service.lines.hold(number_of(&slot), label, Arc::<Listener>::clone(&delivered.listener)) {
         tracing::error!("a listener would be lost with this worker, the keeper did not take it: {}", chain(&error));
     }
-    start(service, delivered, slot, Supervisor::new)
+    start(service, delivered, Room { slot, kept: Vec::new() }, Supervisor::new)
 }
 
-/// Serves a listener that an earlier worker served, beginning with the call that was being answered.
+fn number_of(slot: &Slot) -> u32 {
+    u32::try_from(slot.index()).unwrap_or(u32::MAX)
+}
+
+/// Where a listener's notifications lie.
+pub struct Room {
+    /// Where they are received.
+    pub slot: Slot,
+    /// Those that wait for something.
+    pub kept: Vec<Slot>,
+}
+
+/// Serves a listener that an earlier worker served, beginning with the calls that were being answered.
 ///
 /// # Errors
 /// [`ServeError`].
-pub fn serve_adopted(service: &Arc<Service>, delivered: Delivered, slot: Slot) -> Result<(), ServeError> {
-    start(service, delivered, slot, Supervisor::adopt)
+pub fn serve_adopted(service: &Arc<Service>, delivered: Delivered, room: Room) -> Result<(), ServeError> {
+    let label = serde_json::to_vec(&delivered.label).map_err(ServeError::Label)?;
+    service.lines.note(number_of(&room.slot), label, Arc::<Listener>::clone(&delivered.listener));
+    start(service, delivered, room, Supervisor::adopt)
 }
 
 type NewSupervisor = fn(Arc<Listener>, Arc<crate::supervise::case::Case>, Arc<dyn Recorder>, Origin) -> Supervisor;
@@ -126,7 +149,7 @@ type NewSupervisor = fn(Arc<Listener>, Arc<crate::supervise::case::Case>, Arc<dy
 fn start(
     service: &Arc<Service>,
     delivered: Delivered,
-    slot: Slot,
+    Room { slot, kept }: Room,
     new_supervisor: NewSupervisor,
 ) -> Result<(), ServeError> {
     let Delivered { listener, guarded, session, label } = delivered;
@@ -139,12 +162,11 @@ fn start(
         Ok(false) => tracing::debug!("this kernel has no synchronous wake-up (Linux 6.6): answers take longer"),
         Err(error) => tracing::warn!("{}", chain(&error)),
     }
-    let listener = Arc::new(listener);
     let recorder: Arc<dyn Recorder> = Arc::<OpenCase>::clone(&open);
     let origin = Origin { pid: label.pid, session, ground: label.ground };
     let may_see_others = origin.session.is_some().then_some((new_supervisor, origin.clone()));
     let supervisor = new_supervisor(Arc::clone(&listener), Arc::clone(&open.case), recorder, origin)
-        .with_broker(helper_program())
+        .with_broker(broker_for(service, &slot))
         .with_neighbours(others(service, &guarded));
     drop(open);
     guarded.add_listener();
@@ -153,6 +175,7 @@ fn start(
         guarded: Arc::clone(&guarded),
         listener,
         slot,
+        kept,
         supervisor,
         may_see_others,
         view: None,
@@ -172,11 +195,40 @@ struct Worker {
     guarded: Arc<Guarded>,
     listener: Arc<Listener>,
     slot: Slot,
+    /// Calls that waited for something when the last worker ended.
+    kept: Vec<Slot>,
     supervisor: Supervisor,
     /// Of an exec session whose first call is yet to come.
     may_see_others: Option<(NewSupervisor, Origin)>,
     /// The case of an exec session that sees other databases than the container.
     view: Option<Arc<OpenCase>>,
+}
+
+/// Waits for the helper of an earlier worker that is at work on a call, or ends one that only waits: the call can begin again.
+fn leave_to_helper(entry: Entry) {
+    let Ok(helper) = pidfd::open(entry.helper) else { return };
+    // the number may be another process's by now
+    let line = std::fs::read(format!("/proc/{}/cmdline", entry.helper)).unwrap_or_default();
+    if !line.starts_with(broker::HELPER_NAME.as_bytes()) {
+        return;
+    }
+    if entry.waits {
+        let _ = helper.signal(Signal::KILL);
+    }
+    if helper.outlives(HELPER_PATIENCE).unwrap_or(false) {
+        tracing::error!("a helper of the last worker does not end; its call is done again, and may be done twice");
+        let _ = helper.signal(Signal::KILL);
+    }
+}
+
+/// What became of a wait for a notification.
+enum Step {
+    /// It was answered, or there was none after all.
+    Served,
+    /// There will be no other.
+    Ended,
+    /// The worker retires.
+    Retired,
 }
 
 impl Worker {
@@ -188,24 +240,21 @@ impl Worker {
         let recorder: Arc<dyn Recorder> = Arc::<OpenCase>::clone(&view);
         let supervisor = new_supervisor(Arc::clone(&self.listener), Arc::clone(&view.case), recorder, origin);
         let others = others(&self.service, &self.guarded);
-        self.supervisor = supervisor.with_broker(helper_program()).with_neighbours(others);
+        self.supervisor = supervisor.with_broker(broker_for(&self.service, &self.slot)).with_neighbours(others);
         self.view = Some(view);
     }
 
     fn run(mut self) {
-        if let Some(notification) = self.slot.in_flight() {
-            self.look_around(notification.tid);
-            tracing::info!(container = self.guarded.id.as_str(), "a call that the last worker left is answered");
-            if let Err(error) = self.supervisor.serve(&notification) {
-                tracing::warn!("{}", chain(&error));
-            }
-            self.slot.clear();
-        }
+        let service = Arc::clone(&self.service);
+        let _busy = service.retirement.busy();
+        self.answer_what_is_left();
         let mut failures = 0;
         loop {
             match self.step() {
-                Ok(true) => failures = 0,
-                Ok(false) => break,
+                Ok(Step::Served) => failures = 0,
+                Ok(Step::Ended) => break,
+                // the successor has it
+                Ok(Step::Retired) => return,
                 Err(error) => {
                     failures += 1;
                     if failures == 1 {
@@ -222,14 +271,42 @@ impl Worker {
         self.end();
     }
 
-    /// One notification. False when there will be no other.
-    fn step(&mut self) -> Result<bool, ListenerError> {
-        match self.listener.wait(None)? {
-            Readiness::HungUp => return Ok(false),
-            Readiness::TimedOut => return Ok(true),
+    /// Answers what an earlier worker received and did not answer, unless a helper of it does.
+    fn answer_what_is_left(&mut self) {
+        if let Some(notification) = self.slot.in_flight() {
+            self.answer_left(&notification, self.slot.ledger().entry());
+            self.slot.clear();
+        }
+        // each stays where the next worker would find it until it is answered
+        for mut slot in std::mem::take(&mut self.kept) {
+            if let Some(notification) = slot.in_flight() {
+                self.answer_left(&notification, slot.ledger().entry());
+            }
+            slot.clear();
+        }
+    }
+
+    fn answer_left(&mut self, notification: &Notification, entry: Entry) {
+        leave_to_helper(entry);
+        if !self.listener.is_valid(notification.id) {
+            return;
+        }
+        self.look_around(notification.tid);
+        tracing::info!(container = self.guarded.id.as_str(), "a call that the last worker left is answered");
+        if let Err(error) = self.supervisor.serve(notification) {
+            tracing::warn!("{}", chain(&error));
+        }
+    }
+
+    /// At most one notification.
+    fn step(&mut self) -> Result<Step, ListenerError> {
+        match self.listener.wait_unless(Some(self.service.retirement.as_fd()), None)? {
+            Readiness::HungUp => return Ok(Step::Ended),
+            Readiness::Woken => return Ok(Step::Retired),
+            Readiness::TimedOut => return Ok(Step::Served),
             Readiness::Ready => {}
         }
-        let Some(notification) = self.listener.receive(&mut self.slot)? else { return Ok(true) };
+        let Some(notification) = self.listener.receive(&mut self.slot)? else { return Ok(Step::Served) };
         self.look_around(notification.tid);
         let served = self.supervisor.serve(&notification);
         if served.is_err() {
@@ -237,16 +314,13 @@ impl Worker {
             let _ = self.listener.answer(notification.id, Answer::Continue(ContinueReason::OwnFailure));
         }
         self.slot.clear();
-        served.map(|_| true)
+        served.map(|_| Step::Served)
     }
 
     /// The listener is closed here and at the keeper; with a container's last one its case is closed.
     fn end(self) {
         let Self { service, guarded, listener, slot, supervisor, view, .. } = self;
-        let number = u32::try_from(slot.index()).unwrap_or(u32::MAX);
-        if let Err(error) = service.tell_keeper(&Message::Release { slot: number }, &[]) {
-            tracing::debug!("{}", chain(&error));
-        }
+        service.lines.release(number_of(&slot));
         if supervisor.session().is_none() {
             guarded.note_own_listener_ended();
         }

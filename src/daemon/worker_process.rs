@@ -1,8 +1,10 @@
 //! The worker process: takes over what the keeper holds, serves, and does what the keeper says.
 
+use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -13,11 +15,14 @@ use crate::daemon::hand_over;
 use crate::daemon::hand_over::HandOverError;
 use crate::daemon::hand_over::Message;
 use crate::daemon::housekeeping;
+use crate::daemon::keeper;
+use crate::daemon::lines::Lines;
 use crate::daemon::listener_server;
 use crate::daemon::refusal_watch;
 use crate::daemon::registry::Full;
 use crate::daemon::registry::Guarded;
 use crate::daemon::registry::Record;
+use crate::daemon::retirement::Retirement;
 use crate::daemon::service;
 use crate::daemon::service::Parts;
 use crate::daemon::service::Service;
@@ -26,6 +31,7 @@ use crate::daemon::shipper;
 use crate::daemon::worker;
 use crate::daemon::worker::Delivered;
 use crate::daemon::worker::Label;
+use crate::daemon::worker::Room;
 use crate::kernel::seccomp_notify::Listener;
 use crate::kernel::seccomp_notify::ListenerError;
 use crate::kernel::shared_area::SharedArea;
@@ -41,6 +47,8 @@ use crate::store::StoreError;
 
 /// How long calls that are being answered have when the daemon stops.
 const LAST_ANSWERS: Duration = Duration::from_millis(100);
+/// How long what was received may take to be answered when a successor waits.
+const LAST_DEEDS: Duration = Duration::from_secs(2);
 /// How often a worker whose keeper is gone looks whether anybody still needs it.
 const ORPHAN_CHECK: Duration = Duration::from_secs(1);
 
@@ -80,11 +88,18 @@ struct Heirloom {
     descriptor: OwnedFd,
 }
 
-struct Inheritance {
+/// What a worker needs to get ready.
+struct Sockets {
     listener_socket: UnixListener,
     control_socket: UnixListener,
     area: SharedArea,
+}
+
+/// What it is to serve.
+#[derive(Default)]
+struct Inheritance {
     heirlooms: Vec<Heirloom>,
+    second_keeper: Option<OwnedFd>,
 }
 
 /// Serves until the keeper says stop.
@@ -94,18 +109,23 @@ struct Inheritance {
 pub fn run(config: Config) -> Result<(), WorkerError> {
     let keeper = rustix::io::fcntl_dupfd_cloexec(std::io::stdin().as_fd(), 3)
         .map_err(|errno| WorkerError::Line(errno.into()))?;
-    let inheritance = inherit(&keeper)?;
+    let Sockets { listener_socket, control_socket, area } = sockets(&keeper)?;
     let store = Store::open(&config.store_file(), Retention::new(config.retention_days, config.store_max_mib))?;
     let policies = service::first_policies(&config)?;
-    let Inheritance { listener_socket, control_socket, area, heirlooms } = inheritance;
-    let service = Arc::new(Service::new(Parts { config, store: Arc::new(store), area, keeper, policies }));
+    let retirement = Retirement::new().map_err(WorkerError::Line)?;
+    let lines = Lines::new(keeper);
+    let service = Arc::new(Service::new(Parts { config, store: Arc::new(store), area, lines, retirement, policies }));
+    service.lines.tell(&Message::Prepared).map_err(WorkerError::HandOver)?;
+    let Inheritance { heirlooms, second_keeper } = inherit(&service.lines)?;
     readmit_all(&service)?;
+    let mut kept = service.area.kept();
     for heirloom in heirlooms {
         let slot = heirloom.slot;
-        if let Err(reason) = adopt(&service, heirloom) {
-            tracing::error!(slot, "a listener of the last worker is not served: {reason}");
+        if let Err(reason) = adopt(&service, heirloom, &mut kept) {
+            tracing::error!(slot, "what the last worker had is not served: {reason}");
         }
     }
+    second_keeper.into_iter().for_each(|line| service.lines.set_second_keeper(line));
     housekeeping::take_in_spool(&service);
     for sink in &service.config.sinks {
         let sink = shipper::sink_of(sink)?;
@@ -115,7 +135,7 @@ pub fn run(config: Config) -> Result<(), WorkerError> {
     start(&service, "clients", move |service| control_server::serve(service, &control_socket))?;
     start(&service, "housekeeping", |service| housekeeping::run(service))?;
     start(&service, "landlock", |service| refusal_watch::run(service))?;
-    service.tell_keeper(&Message::Serving, &[]).map_err(WorkerError::HandOver)?;
+    service.lines.tell(&Message::Serving).map_err(WorkerError::HandOver)?;
     let containers = service.registry.all().len();
     tracing::info!(containers, policies = service.policies().documents.len(), "acctguard-daemon serves");
     obey(&service);
@@ -132,28 +152,38 @@ fn start(
     thread.map(drop).map_err(WorkerError::Thread)
 }
 
-fn inherit(keeper: &OwnedFd) -> Result<Inheritance, WorkerError> {
-    let mut sockets = None;
-    let mut heirlooms = Vec::new();
-    loop {
-        let (message, mut descriptors) = hand_over::receive(keeper).map_err(WorkerError::HandOver)?;
-        match message {
-            Message::Sockets => sockets = <[OwnedFd; 3]>::try_from(descriptors).ok(),
-            Message::Adopt { slot, label } => {
-                let descriptor = descriptors.pop().ok_or(WorkerError::Incomplete("a listener"))?;
-                heirlooms.push(Heirloom { slot, label, descriptor });
-            }
-            Message::Serve => break,
-            _ => return Err(WorkerError::HandOver(HandOverError::Malformed)),
+fn sockets(keeper: &OwnedFd) -> Result<Sockets, WorkerError> {
+    let (message, descriptors) = hand_over::receive(keeper).map_err(WorkerError::HandOver)?;
+    match message {
+        Message::Sockets { version } if version > hand_over::VERSION => {
+            return Err(WorkerError::HandOver(HandOverError::Newer(version)));
         }
+        Message::Sockets { .. } => {}
+        _ => return Err(WorkerError::HandOver(HandOverError::Malformed)),
     }
-    let [listeners, clients, area] = sockets.ok_or(WorkerError::Incomplete("its sockets"))?;
-    Ok(Inheritance {
+    let [listeners, clients, area] =
+        <[OwnedFd; 3]>::try_from(descriptors).map_err(|_| WorkerError::Incomplete("its sockets"))?;
+    Ok(Sockets {
         listener_socket: UnixListener::from(listeners),
         control_socket: UnixListener::from(clients),
         area: SharedArea::from_fd(area)?,
-        heirlooms,
     })
+}
+
+fn inherit(lines: &Lines) -> Result<Inheritance, WorkerError> {
+    let mut inheritance = Inheritance::default();
+    loop {
+        let (message, mut descriptors) = hand_over::receive(lines.keeper()).map_err(WorkerError::HandOver)?;
+        match message {
+            Message::Adopt { slot, label } => {
+                let descriptor = descriptors.pop().ok_or(WorkerError::Incomplete("a listener"))?;
+                inheritance.heirlooms.push(Heirloom { slot, label, descriptor });
+            }
+            Message::Line => inheritance.second_keeper = descriptors.pop(),
+            Message::Serve => return Ok(inheritance),
+            _ => return Err(WorkerError::HandOver(HandOverError::Malformed)),
+        }
+    }
 }
 
 /// Takes the containers of the store into the registry. Those of an earlier boot have ended.
@@ -175,8 +205,13 @@ fn readmit_all(service: &Service) -> Result<(), WorkerError> {
     Ok(())
 }
 
-/// Serves a listener of an earlier worker.
-fn adopt(service: &Arc<Service>, heirloom: Heirloom) -> Result<(), String> {
+/// Serves a listener of an earlier worker, or goes on waiting for one on a runtime's connection.
+/// `kept`: the places of calls that wait, by that of their listener.
+fn adopt(service: &Arc<Service>, heirloom: Heirloom, kept: &mut BTreeMap<usize, Vec<usize>>) -> Result<(), String> {
+    if usize::try_from(heirloom.slot).is_ok_and(|number| number >= keeper::LISTENERS) {
+        listener_server::go_on(service, UnixStream::from(heirloom.descriptor), heirloom.slot, heirloom.label);
+        return Ok(());
+    }
     let label: Label = serde_json::from_slice(&heirloom.label).map_err(|error| error.to_string())?;
     let listener = Listener::from_fd(heirloom.descriptor).map_err(|error: ListenerError| chain(&error))?;
     let guarded = match service.registry.get(&label.container) {
@@ -186,8 +221,10 @@ fn adopt(service: &Arc<Service>, heirloom: Heirloom) -> Result<(), String> {
     let session = label.session.as_ref().map(|id| session_of(service, id, &label));
     let slot = usize::try_from(heirloom.slot).ok().and_then(|index| service.area.slot(index));
     let slot = slot.ok_or("its slot is taken")?;
-    let delivered = Delivered { listener, guarded, session, label };
-    worker::serve_adopted(service, delivered, slot).map_err(|error| chain(&error))
+    let delivered = Delivered { listener: Arc::new(listener), guarded, session, label };
+    let kept = kept.remove(&slot.index()).unwrap_or_default();
+    let kept = kept.into_iter().filter_map(|index| service.area.slot(index)).collect();
+    worker::serve_adopted(service, delivered, Room { slot, kept }).map_err(|error| chain(&error))
 }
 
 /// What was recorded about the exec session, or no more than its id.
@@ -218,16 +255,23 @@ fn readmit_unknown(service: &Service, label: &Label) -> Result<Arc<Guarded>, Ful
 /// Does what the keeper says until it says stop.
 fn obey(service: &Service) {
     loop {
-        match hand_over::receive(&service.keeper) {
+        match hand_over::receive(service.lines.keeper()) {
             Ok((Message::Reload, _)) => {
                 if let Err(error) = service.reload() {
                     tracing::error!("{}", chain(&error));
                 }
-                if let Err(error) = service.tell_keeper(&Message::Reloaded, &[]) {
+                if let Err(error) = service.lines.tell(&Message::Reloaded) {
                     tracing::warn!("{}", chain(&error));
                 }
             }
             Ok((Message::Stop, _)) => return stop(service),
+            Ok((Message::Retire, _)) => return retire(service),
+            Ok((Message::NotUpgraded { label }, _)) => {
+                service.retirement.refuse(String::from_utf8_lossy(&label).into_owned());
+            }
+            Ok((Message::Line, mut descriptors)) => {
+                descriptors.pop().into_iter().for_each(|line| service.lines.set_second_keeper(line));
+            }
             Ok((other, _)) => tracing::error!("the keeper said something that only a worker says: {other:?}"),
             Err(HandOverError::Closed) => return outlive(service),
             Err(error) => {
@@ -256,6 +300,17 @@ fn stop(service: &Service) {
     service.stopping.store(true, Ordering::Release);
     service.store.wake_all();
     std::thread::sleep(LAST_ANSWERS);
+}
+
+/// A successor is ready: what was received is answered, then this process makes room for it.
+fn retire(service: &Service) {
+    let (containers, listeners) = served(service);
+    tracing::info!(containers, listeners, "another worker takes over");
+    service.stopping.store(true, Ordering::Release);
+    service.store.wake_all();
+    if !service.retirement.begin(LAST_DEEDS) {
+        tracing::warn!("some calls are left to the next worker unanswered");
+    }
 }
 
 /// The keeper is gone. What is served goes on being served; a new daemon takes what is new.

@@ -18,6 +18,7 @@ pub mod fanotify;
 pub mod fd_passing;
 pub mod features;
 pub mod foreign_root;
+pub mod inherited;
 pub mod pidfd;
 pub mod process;
 pub mod program_format;

@@ -111,6 +111,12 @@ pub fn watch_thread(tid: u32) -> Result<Process, PidfdError> {
 }
 
 impl Process {
+    /// Takes a descriptor of a process that somebody else opened.
+    #[must_use]
+    pub const fn from_fd(fd: OwnedFd) -> Self {
+        Self { fd }
+    }
+
     /// Whether the process has not ended yet. A zombie has ended.
     ///
     /// # Errors

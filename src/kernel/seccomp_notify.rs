@@ -73,6 +73,8 @@ pub enum Readiness {
     HungUp,
     /// The time was over.
     TimedOut,
+    /// Another descriptor than the listener's became readable.
+    Woken,
 }
 
 /// One intercepted call, as the kernel tells it.
@@ -94,6 +96,12 @@ impl Notification {
     /// Takes over what the kernel wrote.
     pub(in crate::kernel) fn from_raw(raw: &RawNotification) -> Self {
         Self { id: raw.id, tid: raw.pid, arch: raw.arch, nr: raw.nr, args: raw.args }
+    }
+
+    /// What the kernel would write.
+    pub(in crate::kernel) fn to_raw(self) -> RawNotification {
+        let Self { id, tid, arch, nr, args } = self;
+        RawNotification { id, pid: tid, arch, nr, args, ..RawNotification::default() }
     }
 }
 
@@ -189,19 +197,37 @@ impl Listener {
     /// # Errors
     /// [`ListenerError::Wait`].
     pub fn wait(&self, timeout: Option<Duration>) -> Result<Readiness, ListenerError> {
+        self.wait_unless(None, timeout)
+    }
+
+    /// As [`Listener::wait`], but no longer than until `wake` can be read: that comes first.
+    ///
+    /// # Errors
+    /// [`ListenerError::Wait`].
+    pub fn wait_unless(
+        &self,
+        wake: Option<BorrowedFd<'_>>,
+        timeout: Option<Duration>,
+    ) -> Result<Readiness, ListenerError> {
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        let is_woken_by_another = wake.is_some();
         loop {
             let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
             let left = left.map(|left| Timespec {
                 tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
                 tv_nsec: left.subsec_nanos().into(),
             });
-            let mut polled = [PollFd::new(&self.fd, PollFlags::IN)];
-            match rustix::event::poll(&mut polled, left.as_ref()) {
+            let wake = wake.as_ref().map_or_else(|| self.fd.as_fd(), AsFd::as_fd);
+            let mut polled = [PollFd::new(&self.fd, PollFlags::IN), PollFd::new(&wake, PollFlags::IN)];
+            let count = if is_woken_by_another { 2 } else { 1 };
+            match rustix::event::poll(polled.get_mut(..count).unwrap_or_default(), left.as_ref()) {
                 Err(Errno::INTR) => continue,
                 Err(errno) => return Err(ListenerError::Wait(errno)),
                 Ok(0) => return Ok(Readiness::TimedOut),
                 Ok(_) => {}
+            }
+            if is_woken_by_another && polled.get(1).is_some_and(|wake| !wake.revents().is_empty()) {
+                return Ok(Readiness::Woken);
             }
             let seen = polled.first().map_or(PollFlags::empty(), PollFd::revents);
             if seen.contains(PollFlags::IN) {
@@ -380,7 +406,7 @@ mod tests {
         let keeper = area.as_fd().try_clone_to_owned().expect("dup");
         let kept_listener = listener.as_fd().try_clone_to_owned().expect("dup");
         let mut slot = area.slot(2).expect("slot");
-        slot.set_owner(77);
+        slot.ledger().begin(77, false);
         let call = next(&listener, &mut slot);
         drop((slot, area, listener));
 
@@ -388,7 +414,7 @@ mod tests {
         let area = SharedArea::from_fd(keeper).expect("adopt");
         let in_flight: Vec<_> = (0..area.slot_count())
             .filter_map(|index| area.slot(index))
-            .filter_map(|slot| slot.in_flight().map(|call| (slot.owner(), call)))
+            .filter_map(|slot| slot.in_flight().map(|call| (slot.ledger().entry().helper, call)))
             .collect();
         assert_eq!(in_flight, [(77, call)]);
         let mut slot = area.slot(2).expect("slot");

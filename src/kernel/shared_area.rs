@@ -4,6 +4,7 @@
 //! (`shared/experiments/keeper.c`). So the kernel writes each notification straight into a [`Slot`]; should the worker die, the next one
 //! opens the same memory by its descriptor, asks each slot for [`Slot::in_flight`], answers that, and clears it.
 
+use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 use std::os::fd::BorrowedFd;
 use std::os::fd::OwnedFd;
@@ -138,6 +139,17 @@ impl SharedArea {
         Some(Slot { memory, index, lent: Arc::clone(&self.lent) })
     }
 
+    /// The places of all notifications that are kept for the listener in a slot of another place, by that place.
+    #[must_use]
+    pub fn kept(&self) -> BTreeMap<usize, Vec<usize>> {
+        let mut kept: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+        for slot in (0..self.slot_count()).filter_map(|index| self.slot(index)) {
+            let listener = slot.in_flight().and_then(|_| slot.ledger().entry().listener);
+            listener.into_iter().for_each(|listener| kept.entry(listener).or_default().push(slot.index()));
+        }
+        kept
+    }
+
     /// Borrows any slot that nobody has and in which nothing is in flight; `None` when there is none.
     #[must_use]
     pub fn free_slot(&self) -> Option<Slot> {
@@ -166,15 +178,19 @@ impl Slot {
         self.index
     }
 
-    /// A number of the owner's choice (which listener the slot serves), kept over a worker's death; 0 in new memory.
+    /// Who is at work on the notification in the slot, for whoever has the area next.
     #[must_use]
-    pub fn owner(&self) -> u64 {
-        self.memory.owner()
+    pub fn ledger(&self) -> Ledger {
+        Ledger { memory: self.memory.share() }
     }
 
-    /// Sets [`Slot::owner`].
-    pub fn set_owner(&mut self, owner: u64) {
-        self.memory.set_owner(owner);
+    /// Keeps `notification`, which waits for something, while the slot that it was received in serves the next one.
+    /// `listener` is the place of that slot.
+    pub fn keep(&mut self, notification: &Notification, listener: usize) {
+        self.clear();
+        self.memory.set_notification(&notification.to_raw());
+        self.memory.set_owner(Entry { listener: Some(listener), ..Entry::default() }.to_word());
+        self.memory.set_state(STATE_IN_FLIGHT);
     }
 
     /// The notification that was received here and not cleared since, by this worker or one before it.
@@ -189,6 +205,7 @@ impl Slot {
     /// Forgets the notification, once it is answered.
     pub fn clear(&mut self) {
         self.memory.set_state(STATE_EMPTY);
+        self.memory.set_owner(0);
         self.memory.zero_notification();
     }
 
@@ -206,6 +223,58 @@ impl Slot {
                 Err(errno)
             }
         }
+    }
+}
+
+/// What stands beside a notification.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Entry {
+    /// Pid of the process that carries the call out; 0 for none.
+    pub helper: u32,
+    /// Whether it may wait for ever (an open of a FIFO): then it is ended and the call begun again. Otherwise its end is waited for,
+    /// for it does what it does once, and answers by itself when nobody else does.
+    pub waits: bool,
+    /// The place of the slot that the call's listener is served in; `None`: this one.
+    pub listener: Option<usize>,
+}
+
+impl Entry {
+    const WAITS: u64 = 1 << 63;
+    const LISTENER_SHIFT: u32 = 32;
+    const LISTENER_MASK: u64 = 0x00FF_FFFF;
+
+    fn to_word(self) -> u64 {
+        let listener = self.listener.map_or(0, |index| (index as u64).saturating_add(1) & Self::LISTENER_MASK);
+        u64::from(self.helper) | listener << Self::LISTENER_SHIFT | if self.waits { Self::WAITS } else { 0 }
+    }
+
+    fn of_word(word: u64) -> Self {
+        let listener = (word >> Self::LISTENER_SHIFT) & Self::LISTENER_MASK;
+        Self {
+            helper: u32::try_from(word & u64::from(u32::MAX)).unwrap_or(0),
+            waits: word & Self::WAITS != 0,
+            listener: listener.checked_sub(1).and_then(|index| usize::try_from(index).ok()),
+        }
+    }
+}
+
+/// The word beside the notification of a [`Slot`], by which a dead worker tells the next one who is at work on it.
+#[derive(Debug)]
+pub struct Ledger {
+    memory: SlotMemory,
+}
+
+impl Ledger {
+    /// What stands there.
+    #[must_use]
+    pub fn entry(&self) -> Entry {
+        Entry::of_word(self.memory.owner())
+    }
+
+    /// Process `helper` is at work.
+    pub fn begin(&self, helper: u32, waits: bool) {
+        let entry = Entry { helper, waits, ..self.entry() };
+        self.memory.set_owner(entry.to_word());
     }
 }
 
@@ -232,6 +301,23 @@ mod tests {
         assert!(area.free_slot().is_none());
         drop(first);
         assert_eq!(area.free_slot().map(|slot| slot.index()), Some(0));
+    }
+
+    #[test]
+    fn who_is_at_work_is_told_over_a_death_and_forgotten_with_the_notification() {
+        let area = SharedArea::create(3).expect("area");
+        let notification = Notification { id: 7, tid: 3, arch: 1, nr: 2, args: [1, 2, 3, 4, 5, 6] };
+        let mut slot = area.slot(1).expect("slot");
+        slot.keep(&notification, 2);
+        slot.ledger().begin(4_194_303, true);
+        let next = SharedArea::from_fd(area.as_fd().try_clone_to_owned().expect("dup")).expect("adopt");
+        let found = next.slot(1).expect("slot");
+        assert_eq!(found.in_flight(), Some(notification));
+        assert_eq!(found.ledger().entry(), Entry { helper: 4_194_303, waits: true, listener: Some(2) });
+        slot.clear();
+        assert_eq!((found.in_flight(), found.ledger().entry()), (None, Entry::default()));
+        slot.ledger().begin(1, false);
+        assert_eq!(found.ledger().entry(), Entry { helper: 1, waits: false, listener: None });
     }
 
     #[test]

@@ -35,7 +35,6 @@ use crate::supervise::actor;
 use crate::supervise::actor::Acting;
 use crate::supervise::broker;
 use crate::supervise::broker::Broker;
-use crate::supervise::broker::HelperProgram;
 use crate::supervise::case::Case;
 use crate::supervise::decode::Decoded;
 use crate::supervise::decode::Operation;
@@ -132,8 +131,8 @@ impl Supervisor {
 
     /// The same, with a broker for what an enforced workload may do.
     #[must_use]
-    pub fn with_broker(self, program: HelperProgram) -> Self {
-        Self { broker: Some(Broker::new(program)), ..self }
+    pub fn with_broker(self, broker: Broker) -> Self {
+        Self { broker: Some(broker), ..self }
     }
 
     /// The same, beside other containers.

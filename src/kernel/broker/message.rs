@@ -2,6 +2,7 @@
 
 use std::os::fd::OwnedFd;
 
+use rustix::fs::OFlags;
 use serde::Deserialize;
 use serde::Serialize;
 
@@ -17,6 +18,8 @@ pub struct Entrance {
     pub has_user: bool,
     /// Ids to take on before entering it.
     pub brings: Option<Credentials>,
+    /// Whether the listener comes last.
+    pub has_listener: bool,
 }
 
 /// Every later message.
@@ -26,6 +29,18 @@ pub struct Request {
     pub credentials: Credentials,
     /// What.
     pub operation: Operation,
+    /// Notification that the helper answers with the outcome when it finds nobody to tell it to: an operation that must not be done
+    /// twice. The listener came with [`Entrance`].
+    pub call: Option<Call>,
+}
+
+/// A call that is answered by the helper if need be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Call {
+    /// Id of the notification.
+    pub id: u64,
+    /// Whether a descriptor that is opened for it is closed on exec.
+    pub close_on_exec: bool,
 }
 
 /// What the mode, owner or attributes are of. The one descriptor that comes with it.
@@ -241,6 +256,16 @@ pub enum Reply {
         /// The kernel's answer.
         errno: i32,
     },
+}
+
+impl Operation {
+    /// The flags of an open that makes the file; `None` for anything else.
+    pub(super) fn making_flags(&self) -> Option<OFlags> {
+        match self {
+            Self::OpenEntry { flags, existing: None, .. } => Some(OFlags::from_bits_retain(*flags)),
+            _ => None,
+        }
+    }
 }
 
 /// What became of an operation.

@@ -14,8 +14,9 @@
 //! | `configure` | fsconfig, and text with descriptors in it |
 //! | `file_system` | new file systems, in the target's namespaces |
 //! | `serve` | the helper's own loop |
+//! | `last_deed` | answering for a supervisor that has ended |
 //!
-//! Invariants: the helper has no descriptor of the supervisor's but its socket; it enters the namespaces and gives up what
+//! Invariants: the helper has no descriptor of the supervisor's but its socket and the listener of the container that it serves; it enters the namespaces and gives up what
 //! capabilities the target's bounding set lacks before it takes the first request; it ends with its socket. The last
 //! component of a path is never followed by the helper.
 //! Deliberately absent: any decision; any memory of the target; LSM domains (SELinux, AppArmor) and cgroups of the target: an
@@ -24,6 +25,7 @@
 mod configure;
 mod credentials;
 mod file_system;
+mod last_deed;
 mod message;
 mod open_flags;
 mod perform;
@@ -57,6 +59,7 @@ pub use crate::kernel::raw::questions::has_x32;
 pub use credentials::CredentialError;
 pub use credentials::Credentials;
 pub use credentials::Home;
+pub use message::Call;
 pub use message::Configured;
 pub use message::Done;
 pub use message::Mount;
@@ -65,6 +68,7 @@ pub use message::Part;
 pub use message::Subject;
 pub use open_flags::check_open_flags;
 pub use open_flags::check_open_how;
+pub use serve::LAST_DEED_LIMIT;
 pub use serve::serve;
 
 use message::Entrance;
@@ -73,6 +77,9 @@ use message::Request;
 
 /// Longest message in either direction: an extended attribute's value (64 KiB, xattr(7)) as text, and room.
 const MAX_MESSAGE_BYTES: usize = 512 * 1024;
+
+/// What a helper is called in its command line.
+pub const HELPER_NAME: &str = "acctguard-broker";
 
 /// How long a helper may take to close what it has handed over.
 const CLOSE_LIMIT: Duration = Duration::from_secs(10);
@@ -121,11 +128,18 @@ pub struct Helper {
 }
 
 impl Helper {
-    /// Starts `program` with `arguments`, by which it must call [`serve()`], for threads that live in `home`.
+    /// Starts `program` with `arguments`, by which it must call [`serve()`], for threads that live in `home`. With a `listener` it
+    /// answers calls by itself when this process has ended before it could ([`Call`]).
     ///
     /// # Errors
     /// [`BrokerError::Start`], [`BrokerError::Enter`].
-    pub fn start(program: &str, arguments: &[&str], home: Home, limit: Duration) -> Result<Self, BrokerError> {
+    pub fn start(
+        program: &str,
+        arguments: &[&str],
+        home: Home,
+        listener: Option<BorrowedFd<'_>>,
+        limit: Duration,
+    ) -> Result<Self, BrokerError> {
         let start = |errno: Errno| BrokerError::Start(errno.into());
         let (socket, theirs) =
             rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
@@ -134,7 +148,7 @@ impl Helper {
             rustix::net::sockopt::set_socket_send_buffer_size(end, 2 * MAX_MESSAGE_BYTES).map_err(start)?;
         }
         let child = Command::new(program)
-            .arg0("acctguard-broker")
+            .arg0(HELPER_NAME)
             .args(arguments)
             .env_clear()
             .stdin(Stdio::from(theirs))
@@ -146,9 +160,10 @@ impl Helper {
             capabilities: helper.home.capabilities,
             has_user: helper.home.has_user,
             brings: helper.home.brings.clone(),
+            has_listener: listener.is_some(),
         };
         let namespaces = helper.home.open()?;
-        helper.send(&entrance, &namespaces.iter().map(AsFd::as_fd).collect::<Vec<_>>())?;
+        helper.send(&entrance, &namespaces.iter().map(AsFd::as_fd).chain(listener).collect::<Vec<_>>())?;
         match helper.receive(limit)? {
             (Reply::Done(0), _) => Ok(helper),
             (Reply::Refused { step, errno }, _) => {
@@ -164,6 +179,12 @@ impl Helper {
     /// [`PidfdError`].
     pub fn process(&self) -> Result<Process, PidfdError> {
         pidfd::open(self.child.id())
+    }
+
+    /// Its pid.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// Where it lives.
@@ -183,6 +204,7 @@ impl Helper {
         operation: Operation,
         descriptors: &[BorrowedFd<'_>],
         searched: &[&Searched],
+        call: Option<Call>,
         limit: Duration,
     ) -> Result<Done, BrokerError> {
         // most descriptors of one message are bounded; a search that nothing follows needs none of the others
@@ -190,7 +212,7 @@ impl Helper {
             let links = part.iter().map(|searched| searched.link.clone()).collect();
             let directories: Vec<BorrowedFd<'_>> = part.iter().map(|searched| searched.directory.as_fd()).collect();
             let operation = Operation::Search { links };
-            self.send(&Request { credentials: credentials.clone(), operation }, &directories)?;
+            self.send(&Request { credentials: credentials.clone(), operation, call: None }, &directories)?;
             match self.wait(SEARCH_LIMIT) {
                 Ok(Done::Value(_)) => {}
                 // its late answer must not be taken for the operation's
@@ -198,7 +220,7 @@ impl Helper {
                 failed => return failed,
             }
         }
-        self.send(&Request { credentials: credentials.clone(), operation }, descriptors)?;
+        self.send(&Request { credentials: credentials.clone(), operation, call }, descriptors)?;
         self.wait(limit)
     }
 

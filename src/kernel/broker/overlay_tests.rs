@@ -139,7 +139,7 @@ fn an_overlay_is_mounted_as_by_mount() {
         let data = Some(parts(case, folder.path()));
         let mount = Operation::Mount(Mount::New { source, kind, flags: case.flags.bits(), data });
         let on: Vec<BorrowedFd<'_>> = on.iter().map(AsFd::as_fd).collect();
-        let ours = told(helper.perform(&credentials, mount, &on, &[], LIMIT));
+        let ours = told(helper.perform(&credentials, mount, &on, &[], None, LIMIT));
         let mount = mount_information(&child.pid().to_string(), folder.path());
         assert_eq!((native.as_str(), ours.as_str()), (case.outcome, case.outcome), "{}", case.options);
         assert_eq!(mount, native_mount, "{}", case.options);
@@ -167,7 +167,7 @@ fn a_file_system_with_a_descriptor_is_mounted() {
     let options = b",rootmode=40000,user_id=0,group_id=0".to_vec();
     let data = Some(vec![Part::Text(b"fd=".to_vec()), Part::Number(5), Part::Text(options)]);
     let mount = Operation::Mount(Mount::New { source, kind, flags: 0, data });
-    assert_eq!(told(helper.perform(&credentials, mount, &on, &[], LIMIT)), "0");
+    assert_eq!(told(helper.perform(&credentials, mount, &on, &[], None, LIMIT)), "0");
     assert!(mount_information(&child.pid().to_string(), folder.path()).contains("fuse.test"));
     child.kill();
 }
@@ -192,7 +192,7 @@ fn an_upper_layer_is_not_looked_up_again() {
     let (helper, credentials) = helper(child.pid());
     let act = |operation, on: &[&OwnedFd]| {
         let on: Vec<BorrowedFd<'_>> = on.iter().map(|descriptor| descriptor.as_fd()).collect();
-        told(helper.perform(&credentials, operation, &on, &[], LIMIT))
+        told(helper.perform(&credentials, operation, &on, &[], None, LIMIT))
     };
     std::os::unix::fs::symlink("up", way.join("link")).expect("link");
     let decided = {

@@ -3,6 +3,7 @@
 use std::os::fd::AsFd;
 use std::os::fd::BorrowedFd;
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use rustix::event::PollFd;
 use rustix::event::PollFlags;
@@ -16,23 +17,28 @@ use crate::kernel::Errno;
 use crate::kernel::broker::MAX_MESSAGE_BYTES;
 use crate::kernel::broker::credentials::CHANGE_IDS;
 use crate::kernel::broker::credentials::set_capabilities;
+use crate::kernel::broker::last_deed::LastDeed;
 use crate::kernel::broker::message::Done;
 use crate::kernel::broker::message::Entrance;
 use crate::kernel::broker::message::Reply;
 use crate::kernel::broker::message::Request;
 use crate::kernel::broker::perform::Hands;
 use crate::kernel::fd_passing;
+use crate::kernel::seccomp_notify::Listener;
 
 const WATCH_STACK_BYTES: usize = 64 * 1024;
+/// How long an operation may take when nobody waits for it but its caller.
+pub const LAST_DEED_LIMIT: Duration = Duration::from_secs(5);
 
 /// A step of the helper's own that failed.
 type Refusal = (&'static str, Errno);
 
-/// Serves the other end of `socket` until it closes. The process must have one thread and nothing to lose: it ends at once
-/// when the other end is gone, even in the middle of a call that never returns.
+/// Serves the other end of `socket` until it closes. The process must have one thread. When the other end is gone, what is being done
+/// is finished and answered; a call that does not return in [`LAST_DEED_LIMIT`] is not waited for.
 pub fn serve(socket: BorrowedFd<'_>) {
     let mut buffer = vec![0_u8; MAX_MESSAGE_BYTES];
-    let Some((entrance, namespaces)) = receive::<Entrance>(socket, &mut buffer) else { return };
+    let Some((entrance, mut namespaces)) = receive::<Entrance>(socket, &mut buffer) else { return };
+    let listener = entrance.has_listener.then(|| namespaces.pop()).flatten().and_then(|fd| Listener::from_fd(fd).ok());
     let (hands, ceiling) = match enter(&entrance, namespaces) {
         Ok(entered) => entered,
         Err(refusal) => return answer(socket, &refused(refusal), None),
@@ -40,7 +46,9 @@ pub fn serve(socket: BorrowedFd<'_>) {
     end_with(socket);
     answer(socket, &Reply::Done(0), None);
     let mut worn = None;
+    let mut last = None;
     while let Some((request, descriptors)) = receive::<Request>(socket, &mut buffer) {
+        last = None;
         if worn.as_ref() != Some(&request.credentials) {
             worn = None;
             if let Err(refusal) = request.credentials.wear(ceiling) {
@@ -49,7 +57,9 @@ pub fn serve(socket: BorrowedFd<'_>) {
             }
             worn = Some(request.credentials);
         }
-        match hands.perform(&request.operation, descriptors) {
+        let done = hands.perform(&request.operation, descriptors);
+        last = LastDeed::of(request.call, &request.operation, &done, &hands);
+        match done {
             Ok(Done::Value(value)) => answer(socket, &Reply::Done(value), None),
             Ok(Done::Descriptor(opened)) => {
                 answer(socket, &Reply::Done(0), Some(&opened));
@@ -60,6 +70,9 @@ pub fn serve(socket: BorrowedFd<'_>) {
             Ok(Done::Again) => answer(socket, &Reply::Again, None),
             Ok(Done::Failed(errno)) | Err(errno) => answer(socket, &Reply::Failed(errno.raw_os_error()), None),
         }
+    }
+    if let (Some(last), Some(listener)) = (last, listener) {
+        last.answer(&listener, &hands);
     }
 }
 
@@ -72,7 +85,11 @@ fn end_with(socket: BorrowedFd<'_>) {
             let mut polled = [PollFd::new(&watched, PollFlags::empty())];
             match rustix::event::poll(&mut polled, None) {
                 Err(Errno::INTR) => {}
-                _ => std::process::exit(0),
+                _ => {
+                    // the other thread answers, and ends the process, before
+                    std::thread::sleep(LAST_DEED_LIMIT);
+                    std::process::exit(0);
+                }
             }
         }
     };

@@ -24,7 +24,7 @@ fn be_a_helper() {
 
 pub(super) fn helper(tid: u32) -> (Helper, Credentials) {
     let (credentials, home) = Credentials::of_thread(tid).expect("credentials");
-    (Helper::start("/proc/self/exe", BE_A_HELPER, home, LIMIT).expect("start: root is needed"), credentials)
+    (Helper::start("/proc/self/exe", BE_A_HELPER, home, None, LIMIT).expect("start: root is needed"), credentials)
 }
 
 fn directory(path: &Path) -> File {
@@ -86,7 +86,7 @@ fn it_acts_as_the_thread_it_acts_for() {
     }
     let (helper, credentials) = helper(child.pid());
     let act = |operation, descriptors: &[BorrowedFd<'_>], searched: &[&Searched]| {
-        told(helper.perform(&credentials, operation, descriptors, searched, LIMIT))
+        told(helper.perform(&credentials, operation, descriptors, searched, None, LIMIT))
     };
     let (here, inside) = (directory(&open), directory(&closed));
     assert_eq!(act(create(b"new", O_WRONLY | O_CREAT, None), &[here.as_fd()], &[&searched(&open)]), "descriptor");
@@ -124,7 +124,7 @@ fn what_is_not_what_was_decided_about_is_not_touched() {
     let (helper, credentials) = helper(std::process::id());
     let here = directory(folder.path());
     let act = |operation, descriptors: &[BorrowedFd<'_>]| {
-        told(helper.perform(&credentials, operation, descriptors, &[], LIMIT))
+        told(helper.perform(&credentials, operation, descriptors, &[], None, LIMIT))
     };
     let truncating = O_WRONLY | O_CREAT | O_TRUNC;
     assert_eq!(act(create(b"other", truncating, existing), &[here.as_fd()]), "again");
@@ -187,7 +187,7 @@ fn root_of_another_user_namespace_is_nobody_here() {
     let try_both = |name: &[u8]| {
         let (helper, credentials) = helper(child.pid());
         let act = |at: &File| {
-            told(helper.perform(&credentials, create(name, O_WRONLY | O_CREAT, None), &[at.as_fd()], &[], LIMIT))
+            told(helper.perform(&credentials, create(name, O_WRONLY | O_CREAT, None), &[at.as_fd()], &[], None, LIMIT))
         };
         (act(&ours), act(&theirs))
     };
@@ -215,7 +215,7 @@ fn a_slow_answer_can_be_waited_for() {
     let fifo = object(&path);
     let open = Operation::Open { flags: O_WRONLY, mode: 0 };
     let soon = Duration::from_millis(20);
-    let slow = helper.perform(&credentials, open, &[fifo.as_fd()], &[], soon);
+    let slow = helper.perform(&credentials, open, &[fifo.as_fd()], &[], None, soon);
     assert!(matches!(slow, Err(BrokerError::Slow(_))), "{slow:?}");
     let reader = std::thread::spawn(move || File::open(path).expect("reader"));
     assert!(matches!(helper.wait(LIMIT), Ok(Done::Descriptor(_))));

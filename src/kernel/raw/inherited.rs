@@ -104,6 +104,19 @@ pub fn place(descriptor: std::os::fd::BorrowedFd<'_>, number: RawFd) -> Result<(
     if placed < 0 { Err(last_errno()) } else { Ok(()) }
 }
 
+/// Takes descriptor `number`, which whoever started this process left open for it, and sets close-on-exec; `None` when it is not open.
+/// Only for numbers that a protocol gives to this process (sd_listen_fds(3)), and once for each.
+#[must_use]
+pub fn take(number: RawFd) -> Option<std::os::fd::OwnedFd> {
+    use std::os::fd::FromRawFd;
+    // SAFETY: F_SETFD reads no memory of ours; on a number that is not open it fails.
+    if unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) } < 0 {
+        return None;
+    }
+    // SAFETY: the descriptor is open, and by the protocol nobody else in this process owns it: it was handed over at the start.
+    Some(unsafe { std::os::fd::OwnedFd::from_raw_fd(number) })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

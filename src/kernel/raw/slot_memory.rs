@@ -138,8 +138,21 @@ impl SlotMemory {
     }
 
     /// Sets the owner word.
-    pub fn set_owner(&mut self, owner: u64) {
+    pub fn set_owner(&self, owner: u64) {
         self.layout().owner.store(owner, Ordering::Release);
+    }
+
+    /// The same slot for somebody who only looks at its words and sets the owner.
+    #[must_use]
+    pub fn share(&self) -> Self {
+        Self { mapping: Arc::clone(&self.mapping), index: self.index }
+    }
+
+    /// Puts a notification in.
+    pub fn set_notification(&mut self, notification: &RawNotification) {
+        // SAFETY: in bounds and aligned as below; `&mut self` keeps other writers of this process out; volatile, for another process
+        // may look on.
+        unsafe { self.layout().notification.get().write_volatile(*notification) };
     }
 
     /// Zeroes the notification and the room behind it, as `SECCOMP_IOCTL_NOTIF_RECV` demands.

@@ -26,6 +26,7 @@ use std::time::Instant;
 use crate::kernel::Errno;
 use crate::kernel::broker;
 use crate::kernel::broker::BrokerError;
+use crate::kernel::broker::Call;
 use crate::kernel::broker::CredentialError;
 use crate::kernel::broker::Credentials;
 use crate::kernel::broker::Done;
@@ -36,6 +37,9 @@ use crate::kernel::broker::Operation as Deed;
 use crate::kernel::foreign_root::Searched;
 use crate::kernel::seccomp_notify::Listener;
 use crate::kernel::seccomp_notify::Notification;
+use crate::kernel::shared_area::Ledger;
+use crate::kernel::shared_area::SharedArea;
+use crate::kernel::shared_area::Slot;
 use crate::kernel::thread::StatusFile;
 use crate::supervise::broker::plan::Plan;
 use crate::supervise::broker::plan::Planner;
@@ -117,6 +121,18 @@ pub struct Broker {
     /// Of threads that made a call lately.
     statuses: VecDeque<StatusFile>,
     waiting: Waiting,
+    in_flight: Option<InFlight>,
+}
+
+/// The memory in which a call that is being served outlives this process.
+#[derive(Debug, Clone)]
+pub struct InFlight {
+    /// All of it.
+    pub area: Arc<SharedArea>,
+    /// The place of the listener's slot.
+    pub slot: usize,
+    /// Who is at work on the notification in that slot.
+    pub ledger: Arc<Ledger>,
 }
 
 /// Most helpers kept for one listener: a container's own namespaces, and those its processes make for themselves.
@@ -144,7 +160,13 @@ impl Broker {
     /// A broker without helpers yet.
     #[must_use]
     pub fn new(program: HelperProgram) -> Self {
-        Self { program, helpers: Vec::new(), statuses: VecDeque::new(), waiting: Waiting::default() }
+        Self { program, helpers: Vec::new(), statuses: VecDeque::new(), waiting: Waiting::default(), in_flight: None }
+    }
+
+    /// The same, for calls that outlive this process.
+    #[must_use]
+    pub fn in_flight(self, in_flight: InFlight) -> Self {
+        Self { in_flight: Some(in_flight), ..self }
     }
 
     /// Reads whose call it is that thread `tid` makes. True of a notification that is still valid afterwards.
@@ -212,14 +234,9 @@ impl Broker {
             Err(errno) if searched.is_empty() => return Ok(CarriedOut::Failed(errno)),
             // a directory on the way that may not be searched comes first
             Err(errno) => {
-                return match self.perform(
-                    home,
-                    &credentials,
-                    Deed::Search { links: Vec::new() },
-                    &[],
-                    &searched,
-                    LONG_PATIENCE,
-                )? {
+                let search = Deed::Search { links: Vec::new() };
+                let work = Work { listener, call: None, waits: false };
+                return match self.perform(home, &credentials, search, &[], &searched, &work)? {
                     Done::Failed(refused) => Ok(CarriedOut::Failed(refused)),
                     _ => Ok(CarriedOut::Failed(errno)),
                 };
@@ -233,8 +250,9 @@ impl Broker {
         // what makes a file never waits, and must not be done twice
         let makes = matches!(deed, Deed::OpenEntry { existing: None, .. });
         let waits = opens && !makes;
-        let limit = if waits { STEP } else { LONG_PATIENCE };
-        match self.perform(home, &credentials, deed, &on, &searched, limit) {
+        let call = (!exceeds).then_some(Call { id: notification.id, close_on_exec });
+        let work = Work { listener, call, waits };
+        match self.perform(home, &credentials, deed, &on, &searched, &work) {
             // the limit is looked at before what the file system can hold (fs/attr.c, `inode_newsize_ok`)
             Ok(Done::Failed(Errno::FBIG)) if exceeds => Ok(CarriedOut::Exceeded),
             Ok(done) => Ok(carried_out(done, close_on_exec)),
@@ -270,7 +288,8 @@ impl Broker {
                 }
             }
         }
-        self.waiting.add(notification.tid, helper, Arc::clone(listener), notification.id, close_on_exec)?;
+        let kept = self.in_flight.as_ref().and_then(|in_flight| in_flight.keep(notification, helper.pid()));
+        self.waiting.add(notification, helper, Arc::clone(listener), close_on_exec, kept)?;
         Ok(CarriedOut::Later)
     }
 
@@ -282,7 +301,7 @@ impl Broker {
         deed: Deed,
         on: &[Arc<OwnedFd>],
         searched: &[Arc<Searched>],
-        limit: Duration,
+        work: &Work<'_>,
     ) -> Result<Done, BrokerError> {
         match self.helpers.iter().position(|helper| helper.home().is(&home)) {
             Some(position) => {
@@ -294,13 +313,38 @@ impl Broker {
                     self.helpers.remove(0);
                 }
                 let arguments: Vec<&str> = self.program.arguments.iter().map(String::as_str).collect();
-                self.helpers.push(Helper::start(&self.program.path, &arguments, home, START_LIMIT)?);
+                let listener = Some(work.listener.as_fd());
+                self.helpers.push(Helper::start(&self.program.path, &arguments, home, listener, START_LIMIT)?);
             }
         }
         let helper = self.helpers.last().ok_or(BrokerError::Gone)?;
         let on: Vec<BorrowedFd<'_>> = on.iter().map(|descriptor| descriptor.as_fd()).collect();
         let searched: Vec<&Searched> = searched.iter().map(Arc::as_ref).collect();
-        helper.perform(credentials, deed, &on, &searched, limit)
+        let limit = if work.waits { STEP } else { LONG_PATIENCE };
+        // from here on the next worker, should there be one, leaves the call to the helper
+        if let Some(in_flight) = &self.in_flight {
+            in_flight.ledger.begin(helper.pid(), work.waits);
+        }
+        helper.perform(credentials, deed, &on, &searched, work.call, limit)
+    }
+}
+
+/// For whom a helper works.
+struct Work<'a> {
+    listener: &'a Arc<Listener>,
+    /// What it answers itself if need be.
+    call: Option<Call>,
+    /// Whether it may wait for ever.
+    waits: bool,
+}
+
+impl InFlight {
+    /// A slot of its own for a call that `helper` waits for; without a free one, the call is lost with this process.
+    fn keep(&self, notification: &Notification, helper: u32) -> Option<Slot> {
+        let mut slot = self.area.free_slot()?;
+        slot.keep(notification, self.slot);
+        slot.ledger().begin(helper, true);
+        Some(slot)
     }
 }
 

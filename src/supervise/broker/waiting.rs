@@ -15,6 +15,8 @@ use crate::kernel::pidfd::Process;
 use crate::kernel::seccomp_notify::Added;
 use crate::kernel::seccomp_notify::Answer;
 use crate::kernel::seccomp_notify::Listener;
+use crate::kernel::seccomp_notify::Notification;
+use crate::kernel::shared_area::Slot;
 use crate::supervise::broker::CannotCarryOut;
 
 /// Most that wait at one time for one listener.
@@ -43,15 +45,17 @@ impl Waiting {
         }
     }
 
-    /// Waits for what `helper` was asked last, and answers notification `id` of thread `tid` with it.
+    /// Waits for what `helper` was asked last, and answers `notification` with it. `kept` is where the next worker finds it.
     pub fn add(
         &mut self,
-        tid: u32,
+        notification: &Notification,
         helper: Helper,
         listener: Arc<Listener>,
-        id: u64,
         close_on_exec: bool,
+        kept: Option<Slot>,
     ) -> Result<(), CannotCarryOut> {
+        let Notification { id, tid, .. } = *notification;
+        let kept = kept.map(Kept);
         let count = Arc::clone(&self.count);
         if count.fetch_add(1, Ordering::AcqRel) >= MAX_WAITING {
             count.fetch_sub(1, Ordering::AcqRel);
@@ -61,9 +65,19 @@ impl Waiting {
         self.helpers.extend(helper.process().ok().map(|process| (tid, process)));
         let thread = std::thread::Builder::new().name("waits".to_owned()).stack_size(STACK_BYTES).spawn(move || {
             wait(&helper, &listener, id, close_on_exec);
+            drop(kept);
             count.fetch_sub(1, Ordering::AcqRel);
         });
         thread.map(drop).map_err(|error| CannotCarryOut::Helper(BrokerError::Start(error)))
+    }
+}
+
+/// Clears the slot when the call has been answered, or could not be waited for.
+struct Kept(Slot);
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        self.0.clear();
     }
 }
 

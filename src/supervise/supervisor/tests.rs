@@ -222,7 +222,7 @@ fn serve(listener: &Listener, supervisor: &mut Supervisor, mut interrupted: Opti
     loop {
         match listener.wait(Some(Duration::from_secs(20))).expect("wait") {
             Readiness::HungUp => return,
-            Readiness::TimedOut => panic!("nothing happened for 20 s"),
+            Readiness::TimedOut | Readiness::Woken => panic!("nothing happened for 20 s"),
             Readiness::Ready => {
                 let Some(notification) = listener.receive(&mut slot).expect("receive") else { continue };
                 let Some(pid) = interrupted.take() else {

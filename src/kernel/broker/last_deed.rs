@@ -1,0 +1,88 @@
+//! What a helper did last, and the answer to it should the supervisor have ended before it could give it: what was done once is not
+//! done again, and the caller gets its result.
+
+use std::os::fd::AsRawFd;
+use std::os::fd::OwnedFd;
+
+use rustix::fs::Mode;
+use rustix::fs::OFlags;
+
+use crate::kernel::Errno;
+use crate::kernel::broker::message::Call;
+use crate::kernel::broker::message::Done;
+use crate::kernel::broker::message::Operation;
+use crate::kernel::broker::perform::Hands;
+use crate::kernel::seccomp_notify::Added;
+use crate::kernel::seccomp_notify::Answer;
+use crate::kernel::seccomp_notify::Listener;
+
+/// An operation that was carried out for a call.
+#[derive(Debug)]
+pub struct LastDeed {
+    call: Call,
+    outcome: Outcome,
+}
+
+#[derive(Debug)]
+enum Outcome {
+    Value(i64),
+    Failed(Errno),
+    /// A file that was made and opened. `O_PATH`: as long as somebody has it open for writing, nobody can execute it (execve(2),
+    /// ETXTBSY).
+    Made {
+        file: OwnedFd,
+        flags: OFlags,
+    },
+}
+
+impl LastDeed {
+    /// What is to be remembered of `done`, which `operation` came to. `None` for what may be done again: an open of what was there.
+    pub fn of(call: Option<Call>, operation: &Operation, done: &Result<Done, Errno>, hands: &Hands) -> Option<Self> {
+        let call = call?;
+        let outcome = match done {
+            Ok(Done::Value(value)) => Outcome::Value(*value),
+            Ok(Done::Failed(errno)) | Err(errno) => Outcome::Failed(*errno),
+            Ok(Done::Again) => return None,
+            Ok(Done::Descriptor(opened)) => {
+                let flags = operation.making_flags()?;
+                let file = hands.open_again(opened.as_raw_fd(), OFlags::PATH).ok()?;
+                Outcome::Made { file, flags }
+            }
+        };
+        Some(Self { call, outcome })
+    }
+
+    /// Answers the call. One that is answered, or that nobody waits for any more, stays as it is.
+    pub fn answer(self, listener: &Listener, hands: &Hands) {
+        let Call { id, close_on_exec } = self.call;
+        if !listener.is_valid(id) {
+            return;
+        }
+        let answer = match self.outcome {
+            Outcome::Value(value) => Answer::Value(value),
+            Outcome::Failed(errno) => Answer::Errno(errno),
+            Outcome::Made { file, flags } => {
+                let Ok(opened) = hands.open_again(file.as_raw_fd(), without_making(flags)) else { return };
+                match listener.add_descriptor(id, &opened, close_on_exec) {
+                    Ok(Added::Number(number)) => Answer::Value(i64::from(number)),
+                    Ok(Added::Refused(errno)) => Answer::Errno(errno),
+                    Ok(Added::TargetGone) | Err(_) => return,
+                }
+            }
+        };
+        // nobody is left to be told that it failed
+        let _ = listener.answer(id, answer);
+    }
+}
+
+/// The flags by which what was made is opened once more.
+fn without_making(flags: OFlags) -> OFlags {
+    flags.difference(OFlags::CREATE | OFlags::EXCL | OFlags::TRUNC | OFlags::TMPFILE | OFlags::NOFOLLOW)
+}
+
+impl Hands {
+    /// Opens what descriptor `number` of this process leads to once more.
+    pub(super) fn open_again(&self, number: i32, flags: OFlags) -> Result<OwnedFd, Errno> {
+        rustix::fs::openat(&self.own, number.to_string(), flags | OFlags::CLOEXEC, Mode::empty())
+    }
+}
