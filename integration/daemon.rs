@@ -1,7 +1,6 @@
 //! The daemon over time: what goes is gone, quiet costs nothing, policy changes, restarts lose nothing.
 
 use std::fs;
-use std::os::unix::net::UnixDatagram;
 use std::time::{Duration, Instant};
 
 use acctguard::model::event::{Event, Kind, Outcome};
@@ -191,22 +190,6 @@ fn daemons_side_by_side() {
     let again = finish(&mut first.program("acctguard-daemon"));
     assert_ne!(again.code(), 0, "a second daemon took the first one's sockets");
     assert!(!append(&first, &held), "the first daemon lost its sockets");
-}
-
-/// sd_notify(3): a service of type notify is ready when `READY=1` has come.
-#[test]
-fn systemd_is_told_when_it_is_ready() {
-    let node = Node::prepare(Runtime::Runc, &policy("audit"), "");
-    let path = node.scratch.path().join("notify.sock");
-    let socket = UnixDatagram::bind(&path).expect("bind");
-    socket.set_read_timeout(Some(PATIENCE)).expect("timeout");
-    let mut child = node.program("acctguard-daemon").env("NOTIFY_SOCKET", &path).spawn().expect("start");
-    let mut bytes = [0u8; 512];
-    let told = socket.recv(&mut bytes).map(|length| String::from_utf8_lossy(&bytes[..length]).into_owned());
-    let serving = std::os::unix::net::UnixStream::connect(node.control_socket());
-    child.kill().and_then(|()| child.wait()).expect("end the daemon");
-    assert!(told.as_ref().is_ok_and(|text| text.lines().any(|line| line == "READY=1")), "{told:?}");
-    serving.expect("ready, yet not serving");
 }
 
 /// Thousands of attempts are folded into a few events that account for all of them.

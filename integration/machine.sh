@@ -16,6 +16,7 @@ readonly NEEDED_PACKAGES=(
     'debian-archive-keyring test -e /usr/share/keyrings/debian-archive-keyring.gpg'
     'util-linux command -v setpriv'
     'mount command -v umount'
+    'systemd test -x /lib/systemd/systemd'
 )
 
 say() {

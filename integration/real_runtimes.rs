@@ -91,4 +91,5 @@ mod seal;
 mod seal_roots;
 mod shim;
 mod syslog;
+mod systemd;
 mod witnesses;

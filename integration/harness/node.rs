@@ -168,7 +168,7 @@ impl Node {
     }
 
     /// Whether the daemon answers questions, not only listens.
-    fn answers(&self) -> bool {
+    pub fn answers(&self) -> bool {
         let listens = UnixStream::connect(self.control_socket()).is_ok();
         listens && finish(self.program("acctguard").arg("containers")).status.success()
     }
@@ -178,7 +178,8 @@ impl Node {
         self.scratch.path().join("run/control.sock")
     }
 
-    fn log(&self) -> PathBuf {
+    /// Where the daemon logs.
+    pub fn log(&self) -> PathBuf {
         self.scratch.path().join("daemon.log")
     }
 
@@ -202,8 +203,13 @@ impl Node {
     /// # Panics
     /// When it is not to be read.
     pub fn keeper_pid(&self) -> Pid {
-        let text = fs::read_to_string(self.scratch.path().join("run/daemon.pid")).expect("read the pid file");
-        Pid::from_raw(text.trim().parse().expect("a pid"))
+        self.running_keeper().expect("read the pid file")
+    }
+
+    /// The same, if there is one.
+    pub fn running_keeper(&self) -> Option<Pid> {
+        let text = fs::read_to_string(self.scratch.path().join("run/daemon.pid")).ok()?;
+        text.trim().parse().ok().map(Pid::from_raw)
     }
 
     /// Pids of the processes that the keeper has in this role (`--worker`, `--standby`).
@@ -366,8 +372,7 @@ impl Node {
 impl Node {
     /// Ends whoever became the keeper after the process that was started.
     fn end_second_keeper(&self) {
-        let text = fs::read_to_string(self.scratch.path().join("run/daemon.pid")).unwrap_or_default();
-        let Ok(pid) = text.trim().parse().map(Pid::from_raw) else { return };
+        let Some(pid) = self.running_keeper() else { return };
         let deadline = Instant::now() + Duration::from_secs(5);
         while kill(pid, Signal::SIGTERM).is_ok() {
             if Instant::now() > deadline {

@@ -67,6 +67,9 @@ struct Arguments {
     /// Be the second keeper; used by the keeper only
     #[arg(long, hide = true)]
     standby: bool,
+    /// A service manager holds the listeners; used with --worker
+    #[arg(long, hide = true)]
+    stored: bool,
     /// Where the program is installed; used with --standby
     #[arg(long, hide = true)]
     installed: Option<PathBuf>,
@@ -195,7 +198,7 @@ fn work(arguments: &Arguments) -> Result<u8, StartError> {
     handled_signals().thread_block().map_err(StartError::Signals)?;
     name_process("acctguard-work");
     let config = load(arguments)?;
-    worker_process::run(config)?;
+    worker_process::run(config, arguments.stored)?;
     Ok(0)
 }
 

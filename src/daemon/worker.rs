@@ -61,6 +61,13 @@ pub struct Label {
     /// On which ground its processes stand.
     #[serde(default)]
     pub ground: Ground,
+    /// Whether the workload runs; before, it is the runtime's own init that makes the calls.
+    #[serde(default = "runs")]
+    pub runs: bool,
+}
+
+const fn runs() -> bool {
+    true
 }
 
 /// A broker for the calls that are received in `slot`. Its helpers are this program.
@@ -141,7 +148,8 @@ pub struct Room {
 pub fn serve_adopted(service: &Arc<Service>, delivered: Delivered, room: Room) -> Result<(), ServeError> {
     let label = serde_json::to_vec(&delivered.label).map_err(ServeError::Label)?;
     service.lines.note(number_of(&room.slot), label, Arc::<Listener>::clone(&delivered.listener));
-    start(service, delivered, room, Supervisor::adopt)
+    let new_supervisor: NewSupervisor = if delivered.label.runs { Supervisor::adopt } else { Supervisor::new };
+    start(service, delivered, room, new_supervisor)
 }
 
 type NewSupervisor = fn(Arc<Listener>, Arc<crate::supervise::case::Case>, Arc<dyn Recorder>, Origin) -> Supervisor;
@@ -176,6 +184,7 @@ fn start(
         listener,
         slot,
         kept,
+        label,
         supervisor,
         may_see_others,
         view: None,
@@ -197,6 +206,7 @@ struct Worker {
     slot: Slot,
     /// Calls that waited for something when the last worker ended.
     kept: Vec<Slot>,
+    label: Label,
     supervisor: Supervisor,
     /// Of an exec session whose first call is yet to come.
     may_see_others: Option<(NewSupervisor, Origin)>,
@@ -293,7 +303,7 @@ impl Worker {
         }
         self.look_around(notification.tid);
         tracing::info!(container = self.guarded.id.as_str(), "a call that the last worker left is answered");
-        if let Err(error) = self.supervisor.serve(notification) {
+        if let Err(error) = self.serve(notification) {
             tracing::warn!("{}", chain(&error));
         }
     }
@@ -308,13 +318,33 @@ impl Worker {
         }
         let Some(notification) = self.listener.receive(&mut self.slot)? else { return Ok(Step::Served) };
         self.look_around(notification.tid);
-        let served = self.supervisor.serve(&notification);
+        let served = self.serve(&notification);
+        self.slot.clear();
+        self.note_that_it_runs();
+        served.map(|()| Step::Served)
+    }
+
+    fn serve(&mut self, notification: &Notification) -> Result<(), ListenerError> {
+        let served = self.supervisor.serve(notification);
         if served.is_err() {
             // nobody must wait for an answer that cannot be given as decided
             let _ = self.listener.answer(notification.id, Answer::Continue(ContinueReason::OwnFailure));
         }
-        self.slot.clear();
-        served.map(|_| Step::Served)
+        served.map(drop)
+    }
+
+    /// Has the next worker know that the runtime's own init has become the workload.
+    fn note_that_it_runs(&mut self) {
+        if self.label.runs || !self.supervisor.is_of_workload() {
+            return;
+        }
+        self.label.runs = true;
+        // a Label that had a JSON form has one
+        let text = serde_json::to_vec(&self.label).unwrap_or_default();
+        if let Err(error) = self.service.lines.hold(number_of(&self.slot), text, Arc::<Listener>::clone(&self.listener))
+        {
+            tracing::warn!("the keeper is not told that a workload runs: {}", chain(&error));
+        }
     }
 
     /// The listener is closed here and at the keeper; with a container's last one its case is closed.

@@ -102,11 +102,11 @@ struct Inheritance {
     second_keeper: Option<OwnedFd>,
 }
 
-/// Serves until the keeper says stop.
+/// Serves until the keeper says stop. `stored`: should the keeper be gone, a service manager gives everything to another.
 ///
 /// # Errors
 /// [`WorkerError`] when it cannot begin.
-pub fn run(config: Config) -> Result<(), WorkerError> {
+pub fn run(config: Config, stored: bool) -> Result<(), WorkerError> {
     let keeper = rustix::io::fcntl_dupfd_cloexec(std::io::stdin().as_fd(), 3)
         .map_err(|errno| WorkerError::Line(errno.into()))?;
     let Sockets { listener_socket, control_socket, area } = sockets(&keeper)?;
@@ -138,7 +138,7 @@ pub fn run(config: Config) -> Result<(), WorkerError> {
     service.lines.tell(&Message::Serving).map_err(WorkerError::HandOver)?;
     let containers = service.registry.all().len();
     tracing::info!(containers, policies = service.policies().documents.len(), "acctguard-daemon serves");
-    obey(&service);
+    obey(&service, stored);
     Ok(())
 }
 
@@ -253,7 +253,7 @@ fn readmit_unknown(service: &Service, label: &Label) -> Result<Arc<Guarded>, Ful
 }
 
 /// Does what the keeper says until it says stop.
-fn obey(service: &Service) {
+fn obey(service: &Service, stored: bool) {
     loop {
         match hand_over::receive(service.lines.keeper()) {
             Ok((Message::Reload, _)) => {
@@ -273,6 +273,10 @@ fn obey(service: &Service) {
                 descriptors.pop().into_iter().for_each(|line| service.lines.set_second_keeper(line));
             }
             Ok((other, _)) => tracing::error!("the keeper said something that only a worker says: {other:?}"),
+            Err(HandOverError::Closed) if stored => {
+                tracing::error!("the keeper is gone; the service manager starts another");
+                std::process::exit(1);
+            }
             Err(HandOverError::Closed) => return outlive(service),
             Err(error) => {
                 tracing::error!("{}", chain(&error));

@@ -406,8 +406,8 @@ mod tests {
         let keeper = area.as_fd().try_clone_to_owned().expect("dup");
         let kept_listener = listener.as_fd().try_clone_to_owned().expect("dup");
         let mut slot = area.slot(2).expect("slot");
-        slot.ledger().begin(77, false);
         let call = next(&listener, &mut slot);
+        slot.ledger().begin(77, false);
         drop((slot, area, listener));
 
         let listener = Listener::from_fd(kept_listener).expect("listener");

@@ -147,6 +147,12 @@ impl Supervisor {
         Self { phase: Phase::Workload, ..Self::new(listener, case, recorder, origin) }
     }
 
+    /// Whether the workload runs, no longer the runtime's own init.
+    #[must_use]
+    pub fn is_of_workload(&self) -> bool {
+        self.phase == Phase::Workload
+    }
+
     /// The exec session, with what its first execve told.
     #[must_use]
     pub fn session(&self) -> Option<&Session> {

@@ -51,9 +51,9 @@ pub const PLACES: usize = LISTENERS + CONNECTIONS;
 /// First pause before a dead worker's successor; doubled with each quick death, up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 /// Calls of containers wait while there is no worker, so the pause stays short.
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 /// A worker that served so long died of something new.
-const LONG_LIFE: Duration = Duration::from_secs(10);
+const LONG_LIFE: Duration = Duration::from_secs(1);
 /// How long a worker may take to end when asked.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
 

@@ -96,6 +96,7 @@ impl Keeper {
     pub(super) fn start_worker_from(&self, program: &OwnedFd) -> Result<Worker, KeeperError> {
         let (socket, theirs) = hand_over::pair(HAND_OVER_LIMIT).map_err(failed("make a socket pair"))?;
         let child = program_as(program, "--worker", theirs)
+            .args(self.manager.is_there().then_some("--stored"))
             .arg("--config")
             .arg(&self.holdings.configuration)
             .spawn()
