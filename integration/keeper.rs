@@ -117,7 +117,7 @@ fn an_upgrade_takes_the_installed_program_and_costs_nothing() {
         let node = Node::prepare(runtime, &policy(mode), "");
         let installed = node.scratch.path().join("acctguard-daemon");
         fs::copy(program("acctguard-daemon"), &installed).expect("install");
-        node.start_daemon_from(&installed);
+        node.start_daemon_at(&installed);
         let bundle = node.launch(&Spec::idle());
         let waiting = node.bundle(&Spec::shell("useradd early"));
         node.create(&waiting).ok();
@@ -146,7 +146,7 @@ fn a_program_that_cannot_serve_changes_nothing() {
     let node = Node::prepare(Runtime::Runc, &policy("audit"), "");
     let installed = node.scratch.path().join("acctguard-daemon");
     fs::copy(program("acctguard-daemon"), &installed).expect("install");
-    node.start_daemon_from(&installed);
+    node.start_daemon_at(&installed);
     let bundle = caller(&node);
     let worker = node.worker_pid();
     let fresh = node.scratch.path().join("fresh");

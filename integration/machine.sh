@@ -35,8 +35,13 @@ need_root() {
 
 # Installs what is missing, named before.
 need_packages() {
+    need_packages_of "${NEEDED_PACKAGES[@]}"
+}
+
+# The same of packages that are named as in NEEDED_PACKAGES.
+need_packages_of() {
     local entry package missing=()
-    for entry in "${NEEDED_PACKAGES[@]}"; do
+    for entry in "$@"; do
         package=${entry%% *}
         ${entry#* } >/dev/null 2>&1 || missing+=("$package")
     done

@@ -75,6 +75,7 @@ mod bad_input;
 mod behaviours;
 mod call_findings;
 mod calls;
+mod chaos;
 mod cli;
 mod creation;
 mod daemon;

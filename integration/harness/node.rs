@@ -140,17 +140,17 @@ impl Node {
     /// # Panics
     /// When it does not come up.
     pub fn start_daemon(&self) {
-        self.start_daemon_from(&program("acctguard-daemon"));
+        self.start_daemon_at(&program("acctguard-daemon"));
     }
 
-    /// As [`Node::start_daemon`], from a copy of the program.
+    /// The same, of the program that is installed at `path`.
     ///
     /// # Panics
     /// When it does not come up.
-    pub fn start_daemon_from(&self, daemon: &Path) {
+    pub fn start_daemon_at(&self, path: &Path) {
         let log = fs::File::options().create(true).append(true).open(self.log()).expect("open the log");
         let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "KILL"]).arg(daemon);
+        command.args(["--pdeathsig", "KILL"]).arg(path);
         self.set_up(&mut command);
         command.stdout(log.try_clone().expect("dup")).stderr(log);
         let mut child = command.spawn().expect("start the daemon");
