@@ -8,6 +8,8 @@ use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use crate::daemon::baselines::Place;
+use crate::model::account::kept::Told;
 use crate::model::diagnostic::chain;
 use crate::model::event::Event;
 use crate::store::Store;
@@ -36,6 +38,10 @@ pub struct OpenCase {
     /// Set while nothing can be recorded, so that the log tells it once.
     losing: AtomicBool,
     watching: Mutex<Watching>,
+    /// Where its databases are kept for the next worker; `None`: nowhere.
+    place: Option<Place>,
+    /// What is kept there.
+    kept: Mutex<Option<Told>>,
 }
 
 /// Whether somebody sets the case's watches anew, and whether that is to be done once more.
@@ -52,11 +58,11 @@ impl std::fmt::Debug for OpenCase {
 }
 
 impl OpenCase {
-    /// Starts the thread of `case`.
+    /// Starts the thread of `case`, whose databases are kept at `place` for the next worker.
     ///
     /// # Errors
     /// No thread could be made.
-    pub fn start(case: Case, store: Arc<Store>, container: &str) -> std::io::Result<Arc<Self>> {
+    pub fn start(case: Case, store: Arc<Store>, container: &str, place: Option<Place>) -> std::io::Result<Arc<Self>> {
         let case = Arc::new(case);
         let open = Arc::new(Self {
             case,
@@ -65,6 +71,8 @@ impl OpenCase {
             changed: Condvar::new(),
             losing: AtomicBool::new(false),
             watching: Mutex::default(),
+            place,
+            kept: Mutex::default(),
         });
         let of_thread = Arc::clone(&open);
         // the kernel keeps 15 bytes of a thread's name
@@ -108,6 +116,21 @@ impl OpenCase {
     fn run(&self) {
         while self.sleep() {
             self.record_all(self.case.due(Moment::now()));
+            self.keep_databases();
+        }
+    }
+
+    /// Keeps the databases as they were last told. A failure is logged: what a worker that is killed leaves untold is lost then.
+    pub fn keep_databases(&self) {
+        let Some(place) = &self.place else { return };
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let told = self.case.told();
+        if kept.as_ref() == Some(&told) {
+            return;
+        }
+        match place.write(&told) {
+            Ok(()) => *kept = Some(told),
+            Err(error) => tracing::warn!("the databases are not kept for the next worker: {error}"),
         }
     }
 

@@ -12,6 +12,8 @@ use rustix::fs::CWD;
 use rustix::fs::Mode;
 use rustix::fs::OFlags;
 
+use crate::daemon::baselines::Baselines;
+use crate::daemon::baselines::Place;
 use crate::daemon::case_thread::OpenCase;
 use crate::daemon::change_watch::ChangeWatch;
 use crate::daemon::change_watch::directory_of;
@@ -36,16 +38,24 @@ pub struct Cases {
     host: Host,
     /// An empty directory: the root of a case whose container's root cannot be read.
     nowhere: std::path::PathBuf,
+    baselines: Baselines,
     watch: OnceLock<Option<Arc<ChangeWatch>>>,
     /// Whether Landlock's refusals are being read.
     refusals_are_read: AtomicBool,
 }
 
 impl Cases {
-    /// For containers of `host`; `nowhere` is made as an empty directory.
+    /// For containers of `host`; in `run_dir` an empty directory is made, and what the next worker needs of the databases is kept.
     #[must_use]
-    pub fn new(store: Arc<Store>, host: Host, nowhere: std::path::PathBuf) -> Self {
-        Self { store, host, nowhere, watch: OnceLock::new(), refusals_are_read: AtomicBool::new(false) }
+    pub fn new(store: Arc<Store>, host: Host, run_dir: &Path) -> Self {
+        Self {
+            store,
+            host,
+            nowhere: run_dir.join("empty"),
+            baselines: Baselines::new(run_dir.join("baselines")),
+            watch: OnceLock::new(),
+            refusals_are_read: AtomicBool::new(false),
+        }
     }
 
     /// The case of `guarded`, whose listener has come: its init, or the process `pid`, is in the container's own root by now.
@@ -70,10 +80,11 @@ impl Cases {
         if let Some(watch) = self.watch() {
             watch.watch(&open);
         }
+        open.keep_databases();
         Ok(open)
     }
 
-    /// Begins a case. Without a root to read databases below it begins with none, so that its calls are answered all the same.
+    /// Begins a case, with the databases as an earlier worker told them last where it kept them. Without a root to read databases below it begins with none, so that its calls are answered all the same.
     fn begin(&self, guarded: &Guarded, root: Option<Arc<ContainerRoot>>) -> std::io::Result<Arc<OpenCase>> {
         let record = guarded.record();
         let identity = Identity {
@@ -89,8 +100,12 @@ impl Cases {
                 root_at(&self.nowhere)?
             }
         };
-        let case = Case::new(identity, root);
-        let open = OpenCase::start(case, Arc::clone(&self.store), guarded.id.as_str())?;
+        let place = self.baselines.place(guarded);
+        let case = match place.as_ref().and_then(Place::read) {
+            Some(told) => Case::go_on(identity, root, told),
+            None => Case::new(identity, root),
+        };
+        let open = OpenCase::start(case, Arc::clone(&self.store), guarded.id.as_str(), place)?;
         let kept = guarded.set_open_case(Arc::clone(&open));
         if !Arc::ptr_eq(&kept, &open) {
             open.end();
@@ -118,7 +133,7 @@ impl Cases {
             policy: guarded.policy.clone(),
         };
         let case = Case::new(identity, Arc::new(root));
-        let open = OpenCase::start(case, Arc::clone(&self.store), guarded.id.as_str()).ok()?;
+        let open = OpenCase::start(case, Arc::clone(&self.store), guarded.id.as_str(), None).ok()?;
         if let Some(watch) = self.watch() {
             watch.watch(&open);
         }
@@ -149,6 +164,7 @@ impl Cases {
         if let Some(open) = guarded.take_open_case() {
             self.close(&open);
         }
+        self.baselines.forget(&guarded.id);
     }
 
     /// Closes a case: everything it had to tell is recorded, and what is watched for it no longer.

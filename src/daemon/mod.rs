@@ -11,6 +11,7 @@
 //! work; what a client is told to be done is on disk.
 #![forbid(unsafe_code)]
 
+pub mod baselines;
 pub mod case_thread;
 pub mod cases;
 pub mod change_watch;

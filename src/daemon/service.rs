@@ -117,7 +117,7 @@ impl Service {
     pub fn new(parts: Parts) -> Self {
         let host = crate::config::node::host(&parts.config);
         Self {
-            cases: Cases::new(Arc::clone(&parts.store), host.clone(), parts.config.run_dir.join("empty")),
+            cases: Cases::new(Arc::clone(&parts.store), host.clone(), &parts.config.run_dir),
             config: parts.config,
             host,
             store: parts.store,

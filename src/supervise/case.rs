@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use crate::model::account;
 use crate::model::account::Databases;
+use crate::model::account::kept::Told;
 use crate::model::attempt::DatabasePath;
 use crate::model::event::Change;
 use crate::model::event::Container;
@@ -82,6 +83,8 @@ struct State {
     writers: Vec<Writer>,
     /// Somebody was let change the root of all processes.
     root_moves: bool,
+    /// It goes on where an earlier case ended: `known` is not to be read anew.
+    goes_on: bool,
     unrecorded: Option<(u64, String)>,
     counts: Counts,
 }
@@ -107,6 +110,23 @@ impl Case {
         Self::with_surroundings(identity, root, surroundings)
     }
 
+    /// A case that goes on where another of the same container ended, which had told what `told` says. What has changed
+    /// since is told as soon as it is due.
+    #[must_use]
+    pub fn go_on(identity: Identity, root: Arc<ContainerRoot>, told: Told) -> Self {
+        let case = Self::new(identity, root);
+        case.go_on_from(told, Moment::now());
+        case
+    }
+
+    fn go_on_from(&self, told: Told, now: Moment) {
+        let mut state = self.state();
+        state.known = told.databases;
+        state.watched = told.watched;
+        state.goes_on = true;
+        state.changed = Some((now, now));
+    }
+
     fn with_surroundings(
         identity: Identity,
         root: Arc<RwLock<Arc<ContainerRoot>>>,
@@ -126,6 +146,7 @@ impl Case {
             read_at: Moment::now(),
             writers: Vec::new(),
             root_moves: false,
+            goes_on: false,
             unrecorded: None,
             counts: Counts::default(),
         };
@@ -137,7 +158,8 @@ impl Case {
     }
 
     /// Goes on with another root directory and begins anew with the databases there: for a case that began with the bundle's
-    /// root file system and learns the container's own root, mounts and all, when its listener comes.
+    /// root file system and learns the container's own root, mounts and all, when its listener comes. One that goes on where another
+    /// ended keeps what that one told.
     pub fn replace_root(&self, root: Arc<ContainerRoot>, init: u32) {
         let _one_at_a_time = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
         *self.root.write().unwrap_or_else(PoisonError::into_inner) = root;
@@ -146,6 +168,9 @@ impl Case {
         let known = self.surroundings.snapshot(&watched);
         self.note_devices(&watched);
         let mut state = self.state();
+        if state.goes_on {
+            return;
+        }
         state.known = known;
         state.watched = watched;
     }
@@ -196,6 +221,13 @@ impl Case {
     #[must_use]
     pub fn known(&self) -> Databases {
         self.state().known.clone()
+    }
+
+    /// What of them was told last, for whoever is to go on.
+    #[must_use]
+    pub fn told(&self) -> Told {
+        let state = self.state();
+        Told { databases: state.known.clone(), watched: Arc::clone(&state.watched) }
     }
 
     /// Numbers so far.

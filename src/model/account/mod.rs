@@ -1,7 +1,7 @@
 //! Account databases and the file that says where accounts are looked up: their formats, a snapshot of all of them, and what changed between two snapshots.
 //!
-//! Parsers work on bytes, are total, and keep what they do not understand. Password hashes never leave this room:
-//! every value that does is one of the words of [`shadow::Password`]. Names are shown through
+//! Parsers work on bytes, are total, and keep what they do not understand. Password hashes never leave this room but
+//! in what is kept for another process ([`kept`]): every value that does is one of the words of [`shadow::Password`]. Names are shown through
 //! [`crate::model::redact::printable`], so an unprintable name cannot pose as another.
 
 pub mod arguments;
@@ -9,6 +9,7 @@ pub mod diff;
 mod families;
 pub mod group;
 pub mod gshadow;
+pub mod kept;
 pub mod lookup;
 pub mod passwd;
 pub mod permissions;

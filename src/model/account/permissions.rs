@@ -1,5 +1,8 @@
 //! Who may read and write a database: mode, owner, access list, and under how many names it can be reached.
 
+use serde::Deserialize;
+use serde::Serialize;
+
 use crate::model::event::AccountState;
 use crate::model::event::Change;
 
@@ -15,7 +18,7 @@ const OTHERS_WRITE: u32 = 0o002;
 const OTHERS_READ: u32 = 0o004;
 
 /// Permissions of one database at one moment. Ids are those of the host.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Permissions {
     /// Permission bits, the lower twelve of `st_mode` (inode(7)).
     pub mode: u32,

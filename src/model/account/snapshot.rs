@@ -102,7 +102,7 @@ pub struct Database {
 }
 
 impl Database {
-    fn parse(path: &DatabasePath, bytes: &[u8]) -> Self {
+    pub(super) fn parse(path: &DatabasePath, bytes: &[u8]) -> Self {
         let too_large =
             bytes.len() > MAX_PARSED_BYTES || bytes.iter().filter(|byte| **byte == b'\n').count() > MAX_PARSED_LINES;
         let content = match Format::of(path) {
@@ -193,6 +193,15 @@ impl Databases {
             (path, database)
         });
         Self { files: files.collect() }
+    }
+
+    /// The databases, in order of their paths.
+    pub(super) fn files(&self) -> impl Iterator<Item = (&DatabasePath, &Database)> {
+        self.files.iter().map(|(path, database)| (path, database.as_ref()))
+    }
+
+    pub(super) fn insert(&mut self, path: DatabasePath, database: Arc<Database>) {
+        self.files.insert(path, database);
     }
 
     /// This snapshot with one database of another content, or without it.

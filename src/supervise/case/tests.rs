@@ -227,6 +227,25 @@ fn with(base: &str, line: &str) -> String {
     format!("{base}{line}")
 }
 
+/// What was changed before the case's successor began, and not told, is told by that; what was told is not.
+#[test]
+fn a_case_goes_on_where_another_ended() {
+    let mut story = Story::begin();
+    let told = story.case.told();
+    story.writes("/etc/passwd", &format!("{PASSWD}eve:x:1000:1000::/:/bin/sh\n"));
+    let mut later = Story::begin();
+    later.world.get().files.clone_from(&story.world.get().files);
+    later.case.replace_root(later.case.root(), 1);
+    assert!(later.after(2_000).due().is_empty(), "it begins with what is there");
+    later.case.go_on_from(told, at(later.now_ms));
+    later.case.replace_root(later.case.root(), 1);
+    let findings = later.after(2_000).due();
+    let names: Vec<_> =
+        findings.iter().flat_map(|event| event.changes.iter().flatten()).map(|change| &change.name).collect();
+    assert_eq!(names, [&Some("eve".to_owned())]);
+    assert!(later.after(2_000).due().is_empty());
+}
+
 #[test]
 fn useradd_is_one_finding() {
     let mut story = Story::begin();
