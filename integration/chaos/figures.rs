@@ -39,12 +39,16 @@ pub struct Figures {
     recorded: Recorded,
     /// From what was done to the daemon to the next answer in each container, in nanoseconds.
     waits: Vec<i64>,
+    /// Containers that were started meanwhile, those of them that failed, and the longest that one took.
+    starts: (usize, Vec<String>, Duration),
     log: Vec<String>,
 }
 
 impl Figures {
     /// Ends the load, waits for its events, and counts. `moments`: when something was done to the daemon, as the programs count time.
     pub fn take(load: &mut Load, moments: &[i64]) -> Self {
+        load.starts.finish();
+        let starts = (load.starts.ended, std::mem::take(&mut load.starts.failed), load.starts.longest);
         let outcomes = load.stop();
         let deadline = Instant::now() + EVENT_PATIENCE;
         let recorded = loop {
@@ -58,12 +62,13 @@ impl Figures {
         let mut waits: Vec<i64> = outcomes.iter().flat_map(|outcome| waits(moments, &outcome.slow)).collect();
         waits.sort_unstable();
         let log = load.node.log_text().lines().map(str::to_owned).collect();
-        Self { outcomes, recorded, waits, log }
+        Self { outcomes, recorded, waits, starts, log }
     }
 
     /// Whether nothing failed, was done twice, or is missing.
     pub fn is_right(&self) -> bool {
         self.recorded.missing.is_empty()
+            && self.starts.1.is_empty()
             && self.outcomes.iter().all(|outcome| outcome.failed.is_empty() && outcome.doubled.is_empty())
     }
 
@@ -73,7 +78,10 @@ impl Figures {
             let lines = outcome.failed.iter().chain(&outcome.doubled);
             lines.map(move |line| format!("{}: {line}", outcome.name()))
         });
-        of_calls.chain(self.recorded.missing.iter().map(|line| format!("missing: {line}"))).collect()
+        of_calls
+            .chain(self.starts.1.iter().cloned())
+            .chain(self.recorded.missing.iter().map(|line| format!("missing: {line}")))
+            .collect()
     }
 
     /// Prints them; `done` is how often `what` was done to the daemon.
@@ -97,6 +105,9 @@ impl Figures {
         println!("{:<34}{expected} expected, {found} found, {} missing", "events", missing.len());
         println!("{:<34}{told_twice}", "accounts told of more than once");
         println!("{:<34}{} made, {} accounted for", "refused attempts", attempts.0, attempts.1);
+        let (started, failed, longest) = &self.starts;
+        let (failed, longest) = (failed.len(), longest.as_millis());
+        println!("{:<34}{started} meanwhile, {failed} failed, longest {longest} ms", "containers started");
         if let Some(outcome) = self.outcomes.iter().max_by_key(|outcome| outcome.worst.0) {
             let (time, call) = &outcome.worst;
             println!("{:<34}{} ms ({call}; {})", "longest call", time / 1_000_000, outcome.name());

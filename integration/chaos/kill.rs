@@ -1,6 +1,7 @@
 //! `kill -9` at random moments: of the worker, and of the keeper.
 
 use std::fs;
+use std::io::Read as _;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -12,14 +13,13 @@ use crate::harness::node::Node;
 
 /// How long a killed process's successor may take.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// Longest that a process lives before it is killed.
+/// Longest that a process lives, once its worker serves, before it is killed.
 const LONGEST_LIFE_US: u64 = 600_000;
 /// A third of them die while they begin.
 const BEGINNING_US: u64 = 60_000;
 
 /// Who is killed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[cfg_attr(test, expect(dead_code, reason = "the tests have no standby to take over"))]
 pub enum Victim {
     /// The worker.
     Worker,
@@ -82,24 +82,31 @@ pub fn kill_under_load(victim: Victim, bounds: Bounds, parts: &[Part]) -> (Figur
     let mut random = Random::new();
     let mut last = None;
     let mut moments = Vec::new();
+    let mut serving = Serving::new(&load.node);
     let started = Instant::now();
     let (origin, nanoseconds) = clock();
     while moments.len() < bounds.count && started.elapsed().as_secs() < bounds.seconds {
+        load.start_another();
         let pid = next_victim(&load.node, victim, last);
-        let life = if random.below(3) == 0 { BEGINNING_US } else { LONGEST_LIFE_US };
+        let mut life = BEGINNING_US;
+        if random.below(3) > 0 {
+            serving.wait();
+            life = LONGEST_LIFE_US;
+        }
         std::thread::sleep(Duration::from_micros(random.below(life)));
         let since = i64::try_from(origin.elapsed().as_nanos()).unwrap_or(i64::MAX);
         match kill(pid, Signal::SIGKILL) {
             Ok(()) => moments.push(nanoseconds + since),
             Err(error) => println!("{pid} was gone before it was killed: {error}"),
         }
+        serving.skip();
         last = Some(pid);
         if moments.len() % 100 == 0 {
             println!("{} kills", moments.len());
         }
     }
-    // the last one's successor, so that the load ends with a daemon that serves
-    next_victim(&load.node, victim, last);
+    // the load ends with a daemon that serves
+    serving.wait();
     let figures = Figures::take(&mut load, &moments);
     (figures, moments.len())
 }
@@ -164,6 +171,40 @@ impl Drop for EndOfKeepers {
         if alive {
             eprintln!("the keeper {pid} did not end when it was asked to");
             let _ = kill(pid, Signal::SIGKILL);
+        }
+    }
+}
+
+/// Tells by the log when a worker serves.
+struct Serving {
+    log: fs::File,
+    /// A line that is not complete yet.
+    rest: Vec<u8>,
+}
+
+impl Serving {
+    fn new(node: &Node) -> Self {
+        let log = fs::File::open(node.scratch.path().join("daemon.log")).expect("open the log");
+        Self { log, rest: Vec::new() }
+    }
+
+    /// Whether a worker has begun to serve since this was asked last.
+    fn has_begun(&mut self) -> bool {
+        self.log.read_to_end(&mut self.rest).expect("read the log");
+        let complete = self.rest.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+        let lines: Vec<u8> = self.rest.drain(..complete).collect();
+        String::from_utf8_lossy(&lines).contains("acctguard-daemon serves")
+    }
+
+    fn skip(&mut self) {
+        self.has_begun();
+    }
+
+    fn wait(&mut self) {
+        let deadline = Instant::now() + PATIENCE;
+        while !self.has_begun() {
+            assert!(Instant::now() < deadline, "no worker serves after {} s", PATIENCE.as_secs());
+            std::thread::sleep(Duration::from_millis(1));
         }
     }
 }

@@ -12,8 +12,9 @@ use std::time::{Duration, Instant};
 use acctguard::model::policy::Ground;
 
 use super::outcome::Outcome;
+use super::starts::Starts;
 use crate::harness::bundle::{Bundle, Spec};
-use crate::harness::machine::{program, repository, rootfs};
+use crate::harness::machine::{repository, rootfs};
 use crate::harness::node::{Node, Runtime};
 
 /// How long all programs together may take to begin, or to end.
@@ -115,6 +116,8 @@ struct Running {
 pub struct Load {
     /// The node they run on.
     pub node: Node,
+    /// Containers that are started meanwhile.
+    pub starts: Starts,
     running: Vec<Running>,
 }
 
@@ -127,7 +130,7 @@ impl Load {
         let text = fs::read_to_string(node.config()).expect("read the configuration");
         let other = text.replace(&quoted(&Runtime::Runc.path()), &quoted(&Runtime::Crun.path()));
         fs::write(configuration(&node, Runtime::Crun), other).expect("write the configuration");
-        Self { node, running: Vec::new() }
+        Self { node, starts: Starts::default(), running: Vec::new() }
     }
 
     /// Starts a container for each of `parts`, and waits until their programs are at work.
@@ -171,22 +174,16 @@ impl Load {
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("set mode");
         let before = fs::read(root.join("etc/passwd")).expect("read the database");
         let output = File::create(bundle.folder.join("output")).expect("create the output");
-        let mut command = self.shim(part.runtime);
+        let mut command = shim(&self.node, part.runtime);
         command.args(["run", "--bundle"]).arg(&bundle.folder).arg(&bundle.id);
         command.stderr(output.try_clone().expect("dup")).stdout(output);
         let child = command.spawn().expect("start the shim");
         Running { part, bundle, root, before, child }
     }
 
-    fn shim(&self, runtime: Runtime) -> Command {
-        let mut command = self.node.program("acctguard-runtime");
-        command.env("ACCTGUARD_CONFIG", configuration(&self.node, runtime));
-        command.arg("--root").arg(self.state_of(runtime));
-        command
-    }
-
-    fn state_of(&self, runtime: Runtime) -> PathBuf {
-        self.node.scratch.folder(&format!("state-of-{}", runtime.name()))
+    /// Starts another short container when the last one has ended.
+    pub fn start_another(&mut self) {
+        self.starts.go_on(&self.node);
     }
 
     /// Tells all programs to end, waits until their containers have, and gives what became of each.
@@ -222,9 +219,7 @@ impl Drop for Load {
                 continue;
             }
             let mut command = Command::new(running.part.runtime.path());
-            command
-                .arg("--root")
-                .arg(self.node.scratch.path().join(format!("state-of-{}", running.part.runtime.name())));
+            command.arg("--root").arg(state_of(&self.node, running.part.runtime));
             command.args(["delete", "--force", &running.bundle.id]).stdout(Stdio::null()).stderr(Stdio::null());
             let ended = command.status().and_then(|_| running.child.kill()).and_then(|()| running.child.wait());
             if let Err(error) = ended {
@@ -232,6 +227,18 @@ impl Drop for Load {
             }
         }
     }
+}
+
+/// The shim over `runtime`.
+pub fn shim(node: &Node, runtime: Runtime) -> Command {
+    let mut command = node.program("acctguard-runtime");
+    command.env("ACCTGUARD_CONFIG", configuration(node, runtime));
+    command.arg("--root").arg(state_of(node, runtime));
+    command
+}
+
+fn state_of(node: &Node, runtime: Runtime) -> PathBuf {
+    node.scratch.folder(&format!("state-of-{}", runtime.name()))
 }
 
 fn quoted(path: &Path) -> String {
@@ -245,7 +252,8 @@ fn configuration(node: &Node, runtime: Runtime) -> PathBuf {
     }
 }
 
-fn output(bundle: &Bundle) -> String {
+/// What the container has printed.
+pub fn output(bundle: &Bundle) -> String {
     String::from_utf8_lossy(&fs::read(bundle.folder.join("output")).unwrap_or_default()).into_owned()
 }
 
@@ -325,9 +333,4 @@ fn make_busybox_root(root: &Path) {
     for name in String::from_utf8_lossy(&listed).lines().filter(|name| *name != "busybox") {
         std::os::unix::fs::symlink("busybox", root.join("bin").join(name)).expect("link");
     }
-}
-
-/// The daemon of this build.
-pub fn daemon() -> PathBuf {
-    program("acctguard-daemon")
 }

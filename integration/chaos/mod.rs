@@ -5,6 +5,7 @@ pub mod figures;
 pub mod kill;
 pub mod load;
 pub mod outcome;
+pub mod starts;
 
 #[cfg(test)]
 mod short;

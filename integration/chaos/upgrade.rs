@@ -10,8 +10,9 @@ use nix::unistd::Pid;
 
 use crate::chaos::figures::Figures;
 use crate::chaos::kill::{Bounds, worker_of};
-use crate::chaos::load::{Load, Program, clock, daemon, parts};
+use crate::chaos::load::{Load, Program, clock, parts};
 use crate::harness::command::finish;
+use crate::harness::machine::program;
 
 /// A pause in which the load goes on with the new worker.
 const PAUSE: Duration = Duration::from_millis(700);
@@ -33,6 +34,7 @@ pub fn run(words: &[String]) -> Result<bool, String> {
     let mut moments = Vec::new();
     let mut wrongs = Vec::new();
     while moments.len() < bounds.count && started.elapsed().as_secs() < bounds.seconds {
+        load.start_another();
         std::thread::sleep(PAUSE);
         install(&installed);
         moments.push(nanoseconds + i64::try_from(origin.elapsed().as_nanos()).unwrap_or(i64::MAX));
@@ -49,7 +51,7 @@ pub fn run(words: &[String]) -> Result<bool, String> {
 /// Another copy of the program comes to lie at `path`, as a package manager has it: by rename(2).
 fn install(path: &Path) {
     let new = path.with_extension("new");
-    fs::copy(daemon(), &new).expect("copy the daemon");
+    fs::copy(program("acctguard-daemon"), &new).expect("copy the daemon");
     fs::set_permissions(&new, fs::Permissions::from_mode(0o755)).expect("set mode");
     fs::rename(&new, path).expect("install the daemon");
 }

@@ -126,10 +126,11 @@ static int opened(const char *call, const char *path, int flags)
 {
     int expected = lowest();
     int fd = (int)CALL(call, syscall(SYS_openat, AT_FDCWD, path, flags, 0644));
-    if (fd < 0)
-        check(call, fd, flags & O_EXCL ? EEXIST : 0, path);
-    else
+    if (fd >= 0)
         check_number(call, fd, expected, path);
+    else if (check(call, fd, flags & O_EXCL ? EEXIST : 0, path))
+        /* told; what follows goes on with the file that is there */
+        fd = (int)CALL(call, syscall(SYS_openat, AT_FDCWD, path, flags & ~O_EXCL, 0644));
     return fd;
 }
 

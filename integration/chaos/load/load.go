@@ -68,12 +68,16 @@ func must(name string, again error, path string, do func() error) bool {
 
 func put(name string, again error, path string, flags int, text string) {
 	var file *os.File
-	opened := must(name, again, path, func() (err error) {
+	open := func() (err error) {
 		file, err = os.OpenFile(path, flags, 0o644)
 		return err
-	})
-	if !opened {
-		return
+	}
+	if !must(name, again, path, open) {
+		// told; what follows goes on with the file that is there
+		flags &^= os.O_EXCL
+		if again == nil || !must(name, nil, path, open) {
+			return
+		}
 	}
 	if _, err := file.WriteString(text); err != nil {
 		say("failed write", strings.ReplaceAll(err.Error(), " ", "_"), path)

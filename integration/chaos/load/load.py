@@ -49,6 +49,9 @@ def call(name, again, function, *arguments, **options):
 
 def put(name, again, path, flags, text):
     fd = call(name, again, os.open, path, flags, 0o644)
+    if fd is None and again:
+        # told; what follows goes on with the file that is there
+        fd = call(name, 0, os.open, path, flags & ~os.O_EXCL, 0o644)
     if fd is not None:
         os.write(fd, text.encode())
         os.close(fd)
