@@ -194,14 +194,14 @@ impl Load {
         let deadline = Instant::now() + PATIENCE;
         let mut outcomes = Vec::new();
         for running in &mut self.running {
-            let mut status = None;
+            let mut status = running.child.try_wait().expect("wait");
             while status.is_none() && Instant::now() < deadline {
                 std::thread::sleep(Duration::from_millis(20));
                 status = running.child.try_wait().expect("wait");
             }
             let after = fs::read(running.root.join("etc/passwd")).expect("read the database");
             let ended = match status {
-                None => Err(format!("it did not end within {} s", PATIENCE.as_secs())),
+                None => Err(format!("it did not end within {} s: {}", PATIENCE.as_secs(), waiting(&running.bundle.id))),
                 Some(status) if !status.success() => Err(format!("it ended with {status}")),
                 Some(_) => Ok(()),
             };
@@ -239,6 +239,23 @@ pub fn shim(node: &Node, runtime: Runtime) -> Command {
 
 fn state_of(node: &Node, runtime: Runtime) -> PathBuf {
     node.scratch.folder(&format!("state-of-{}", runtime.name()))
+}
+
+/// Where the threads of a container wait.
+fn waiting(id: &str) -> String {
+    let group = |pid: &str| fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+    let processes = fs::read_dir("/proc").expect("list processes").flatten();
+    let pids = processes.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    let mut found = Vec::new();
+    for pid in pids.filter(|pid| group(pid).contains(id)) {
+        let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+        found.extend(threads.map(|thread| {
+            let read = |name: &str| fs::read_to_string(thread.path().join(name)).unwrap_or_default();
+            let (name, call, place) = (read("comm"), read("syscall"), read("wchan"));
+            format!("{} in {} ({})", name.trim(), call.split(' ').next().unwrap_or_default().trim(), place.trim())
+        }));
+    }
+    found.join(", ")
 }
 
 fn quoted(path: &Path) -> String {
