@@ -162,8 +162,9 @@ fn recorded(outcomes: &[Outcome], events: &[Event]) -> Recorded {
             created.first().and_then(|event| event.creation.as_ref()).map(|creation| creation.protection.ground);
         recorded
             .expect(ground == Some(outcome.part.guard.ground()), || format!("{}: the creation: {ground:?}", name()));
-        let has_ended = !of(events, Kind::ContainerExited, id).is_empty();
-        recorded.expect(has_ended, || format!("{}: the end", name()));
+        let (ends, late) = ends(events, id);
+        recorded.expect(ends.len() == 1, || format!("{}: one end, told by: {ends:?}", name()));
+        recorded.expect(late == 0, || format!("{}: {late} events come after its end, told by {ends:?}", name()));
         let told = accounts_told(events, id);
         for account in &outcome.accounts {
             recorded.expect(told.contains_key(account.as_str()), || format!("{}: account {account}", name()));
@@ -186,6 +187,16 @@ fn recorded(outcomes: &[Outcome], events: &[Event]) -> Recorded {
         }
     }
     recorded
+}
+
+/// By whom the end of container `id` was told, and how many attempts are on record after it.
+fn ends<'a>(events: &'a [Event], id: &str) -> (Vec<&'a str>, usize) {
+    let ends = of(events, Kind::ContainerExited, id);
+    let first = ends.iter().map(|event| event.time.0).min();
+    let witnesses = ends.iter().filter_map(|event| event.exit.as_ref()).map(|exit| exit.witness.as_str()).collect();
+    let attempts = of(events, Kind::AccountAttempt, id);
+    let late = attempts.iter().filter(|event| first.is_some_and(|first| event.time.0 > first)).count();
+    (witnesses, late)
 }
 
 /// Accounts that findings of container `id` tell to have been added, and how often.

@@ -40,7 +40,7 @@ pub struct OpenCase {
     watching: Mutex<Watching>,
     /// Where its databases are kept for the next worker; `None`: nowhere.
     place: Option<Place>,
-    /// What is kept there.
+    /// What is kept there. Locked from the reading of the databases until what changed is recorded: only then may it be kept as told.
     kept: Mutex<Option<Told>>,
 }
 
@@ -110,21 +110,28 @@ impl OpenCase {
     pub fn end(&self) {
         self.tick().ended = true;
         self.changed.notify_all();
+        let _until_recorded = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         self.record_all(self.case.finish(Moment::now()));
     }
 
     fn run(&self) {
         while self.sleep() {
+            let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
             self.record_all(self.case.due(Moment::now()));
-            self.keep_databases();
+            self.keep(&mut kept);
         }
     }
 
-    /// Keeps the databases as they were last told. A failure is logged: what a worker that is killed leaves untold is lost then.
+    /// Keeps the databases as they were last told, unless they are about to be told: the case's thread keeps them then.
     pub fn keep_databases(&self) {
-        let Some(place) = &self.place else { return };
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        let told = self.case.told();
+        if let Ok(mut kept) = self.kept.try_lock() {
+            self.keep(&mut kept);
+        }
+    }
+
+    /// A failure is logged: what a worker that is killed leaves untold is lost then.
+    fn keep(&self, kept: &mut Option<Told>) {
+        let (Some(place), Some(told)) = (&self.place, self.case.told()) else { return };
         if kept.as_ref() == Some(&told) {
             return;
         }

@@ -223,11 +223,12 @@ impl Case {
         self.state().known.clone()
     }
 
-    /// What of them was told last, for whoever is to go on.
+    /// What of them was told last, for whoever is to go on. `None` while an act in progress has changes that are yet to be told.
     #[must_use]
-    pub fn told(&self) -> Told {
+    pub fn told(&self) -> Option<Told> {
         let state = self.state();
-        Told { databases: state.known.clone(), watched: Arc::clone(&state.watched) }
+        let is_all_told = state.acts.iter().all(|act| act.changes.is_empty());
+        is_all_told.then(|| Told { databases: state.known.clone(), watched: Arc::clone(&state.watched) })
     }
 
     /// Numbers so far.

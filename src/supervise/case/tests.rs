@@ -231,7 +231,7 @@ fn with(base: &str, line: &str) -> String {
 #[test]
 fn a_case_goes_on_where_another_ended() {
     let mut story = Story::begin();
-    let told = story.case.told();
+    let told = story.case.told().expect("nothing is in progress");
     story.writes("/etc/passwd", &format!("{PASSWD}eve:x:1000:1000::/:/bin/sh\n"));
     let mut later = Story::begin();
     later.world.get().files.clone_from(&story.world.get().files);
