@@ -318,9 +318,9 @@ impl Worker {
         }
         let Some(notification) = self.listener.receive(&mut self.slot)? else { return Ok(Step::Served) };
         self.look_around(notification.tid);
+        self.note_whether_it_runs(&notification);
         let served = self.serve(&notification);
         self.slot.clear();
-        self.note_that_it_runs();
         served.map(|()| Step::Served)
     }
 
@@ -333,9 +333,10 @@ impl Worker {
         served.map(drop)
     }
 
-    /// Has the next worker know that the runtime's own init has become the workload.
-    fn note_that_it_runs(&mut self) {
-        if self.label.runs || !self.supervisor.is_of_workload() {
+    /// Has the next worker know that the runtime's own init becomes the workload, before it does: it would take the workload's calls
+    /// for the runtime's.
+    fn note_whether_it_runs(&mut self, notification: &Notification) {
+        if self.label.runs || !self.supervisor.begins_workload(notification) {
             return;
         }
         self.label.runs = true;

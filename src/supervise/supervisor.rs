@@ -147,10 +147,11 @@ impl Supervisor {
         Self { phase: Phase::Workload, ..Self::new(listener, case, recorder, origin) }
     }
 
-    /// Whether the workload runs, no longer the runtime's own init.
+    /// Whether `notification` is the call by which the runtime's own init becomes the workload.
     #[must_use]
-    pub fn is_of_workload(&self) -> bool {
-        self.phase == Phase::Workload
+    pub fn begins_workload(&self, notification: &Notification) -> bool {
+        let decoded = decode(notification.arch, notification.nr, notification.args);
+        self.phase == Phase::RuntimeInit && self.is_first_execve(notification, &decoded)
     }
 
     /// The exec session, with what its first execve told.
