@@ -34,7 +34,8 @@ fn unit(node: &Node) -> String {
     assert_eq!(lines.len(), kept.len(), "the unit lacks one of {kept:?}");
     let program = program("acctguard-daemon").display().to_string();
     format!(
-        "[Service]\n{}\nEnvironment=ACCTGUARD_CONFIG={}\nExecStart={program}\nExecReload={program} upgrade\n\
+        // a user manager on hybrid control groups is not told when a unit's last process has gone, and waits in vain
+        "[Service]\n{}\nTimeoutStopSec=2s\nEnvironment=ACCTGUARD_CONFIG={}\nExecStart={program}\nExecReload={program} upgrade\n\
          StandardOutput=append:{log}\nStandardError=append:{log}\n",
         lines.join("\n"),
         node.config().display(),
@@ -75,7 +76,12 @@ impl Manager {
     }
 
     fn log(&self) -> String {
-        fs::read_to_string(self.folder.join("log")).unwrap_or_default()
+        let mut command = Command::new("systemctl");
+        let status = finish(command.env("XDG_RUNTIME_DIR", &self.folder).args(["--user", "show", UNIT])).stdout;
+        let told =
+            ["ActiveState=", "SubState=", "Result=", "MainPID=", "NRestarts=", "NFileDescriptorStore=", "ExecMain"];
+        let status: Vec<&str> = status.lines().filter(|line| told.iter().any(|key| line.starts_with(key))).collect();
+        format!("{}\n{}", status.join("\n"), fs::read_to_string(self.folder.join("log")).unwrap_or_default())
     }
 }
 
