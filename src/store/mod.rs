@@ -4,6 +4,7 @@
 //! - What [`Store::write`] and [`Store::append`] answer with `Ok` is on disk: WAL with `synchronous=FULL`
 //!   (<https://sqlite.org/pragma.html#pragma_synchronous>). Callers that come together share one commit.
 //! - An event is stored once however often it is appended: its id is unique.
+//! - Sequence numbers have no gaps but those that retention made: a reader can tell from them what it missed.
 //! - One thread writes, readers have a connection of their own, so a slow query never holds up a record.
 //! - Sequence numbers only grow (AUTOINCREMENT), so a cursor stays valid when retention removes what it points at.
 //!
@@ -23,12 +24,14 @@ use std::time::Instant;
 
 use crate::model::event::Event;
 
+mod backlog;
 mod query;
 mod retention;
 mod schema;
 pub mod spool;
 mod writer;
 
+pub use backlog::Backlog;
 pub use query::Filter;
 pub use query::Page;
 pub use query::Stored;
@@ -87,6 +90,24 @@ pub enum StoreError {
         /// Cause.
         #[source]
         source: Arc<rusqlite::Error>,
+    },
+    /// Not done within the time that the caller has. It may still be done.
+    #[error("cannot {operation} in event store {} within {} s: its disk hangs or is far too slow", file.display(), limit.as_secs())]
+    Slow {
+        /// What was being done.
+        operation: &'static str,
+        /// The store.
+        file: PathBuf,
+        /// The caller's time.
+        limit: Duration,
+    },
+    /// Earlier writes wait in memory, and none goes before them.
+    #[error("cannot write in event store {}: earlier events wait for its disk ({reason})", file.display())]
+    Waiting {
+        /// The store.
+        file: PathBuf,
+        /// Why they wait.
+        reason: String,
     },
     /// A value that has no JSON form.
     #[error("cannot write event {id} as JSON: {detail}")]
@@ -235,11 +256,35 @@ impl Store {
     /// # Errors
     /// [`StoreError`]; then none is done.
     pub fn write(&self, writes: Vec<Write>) -> Result<(), StoreError> {
-        let closed = || StoreError::Closed { file: self.shared.file.clone() };
         let (done, answer) = mpsc::sync_channel(1);
-        let commands = self.commands.as_ref().ok_or_else(closed)?;
-        commands.send(Command { writes, done }).map_err(|_| closed())?;
-        answer.recv().map_err(|_| closed())?
+        let commands = self.commands.as_ref().ok_or_else(|| self.closed())?;
+        commands.send(Command { writes, done }).map_err(|_| self.closed())?;
+        answer.recv().map_err(|_| self.closed())?
+    }
+
+    /// As [`Store::write`], but waits no longer than `limit`.
+    ///
+    /// # Errors
+    /// [`StoreError`]; then none is done, except that after [`StoreError::Slow`] they may still be done, all of them.
+    pub fn write_within(&self, writes: Vec<Write>, limit: Duration) -> Result<(), StoreError> {
+        let slow = || StoreError::Slow { operation: "write", file: self.shared.file.clone(), limit };
+        let deadline = Instant::now() + limit;
+        let (done, answer) = mpsc::sync_channel(1);
+        let commands = self.commands.as_ref().ok_or_else(|| self.closed())?;
+        let mut command = Command { writes, done };
+        while let Err(refused) = commands.try_send(command) {
+            command = match refused {
+                mpsc::TrySendError::Full(command) if Instant::now() < deadline => command,
+                mpsc::TrySendError::Full(_) => return Err(slow()),
+                mpsc::TrySendError::Disconnected(_) => return Err(self.closed()),
+            };
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        match answer.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            Ok(outcome) => outcome,
+            Err(mpsc::RecvTimeoutError::Timeout) => Err(slow()),
+            Err(mpsc::RecvTimeoutError::Disconnected) => Err(self.closed()),
+        }
     }
 
     /// Stored events that pass `filter`, oldest first, at most `filter.limit`.
@@ -278,11 +323,11 @@ impl Store {
         query::containers(&reader).map_err(|error| self.failed("read containers", error))
     }
 
-    /// Up to where `sink` has read; 0 for a sink never seen.
+    /// Up to where `sink` has read; `None` for a sink never seen.
     ///
     /// # Errors
     /// [`StoreError`] when the file cannot be read.
-    pub fn cursor(&self, sink: &str) -> Result<u64, StoreError> {
+    pub fn cursor(&self, sink: &str) -> Result<Option<u64>, StoreError> {
         let reader = self.reader();
         query::cursor(&reader, sink).map_err(|error| self.failed("read a sink's position", error))
     }
@@ -313,6 +358,16 @@ impl Store {
     pub fn wake_all(&self) {
         self.shared.latest.lock().unwrap_or_else(PoisonError::into_inner).closing = true;
         self.shared.grown.notify_all();
+    }
+
+    /// Where it lies.
+    #[must_use]
+    pub fn file(&self) -> &Path {
+        &self.shared.file
+    }
+
+    fn closed(&self) -> StoreError {
+        StoreError::Closed { file: self.shared.file.clone() }
     }
 
     fn reader(&self) -> std::sync::MutexGuard<'_, rusqlite::Connection> {

@@ -48,8 +48,8 @@ pub struct Page {
     pub events: Vec<Stored>,
     /// Where to go on from: the last row seen, readable or not. `None` when there was no row.
     pub last_seq: Option<u64>,
-    /// Rows whose JSON is no event known to this version; they are passed over.
-    pub unreadable: u64,
+    /// Sequence numbers of rows whose JSON is no event known to this version; they are passed over.
+    pub unreadable: Vec<u64>,
 }
 
 /// What the daemon keeps about one container.
@@ -108,7 +108,7 @@ pub fn events(connection: &Connection, filter: &Filter) -> rusqlite::Result<Page
         page.last_seq = Some(seq);
         match serde_json::from_str(row.get_ref(1)?.as_str()?) {
             Ok(event) => page.events.push(Stored { seq, event }),
-            Err(_) => page.unreadable = page.unreadable.saturating_add(1),
+            Err(_) => page.unreadable.push(seq),
         }
     }
     Ok(page)
@@ -158,10 +158,10 @@ pub fn containers(connection: &Connection) -> rusqlite::Result<Vec<StoredContain
 }
 
 /// Up to where `sink` has read.
-pub fn cursor(connection: &Connection, sink: &str) -> rusqlite::Result<u64> {
+pub fn cursor(connection: &Connection, sink: &str) -> rusqlite::Result<Option<u64>> {
     let seq: Option<i64> =
         connection.query_row("SELECT seq FROM cursors WHERE sink = ?", [sink], |row| row.get(0)).optional()?;
-    Ok(seq.map_or(0, to_seq))
+    Ok(seq.map(to_seq))
 }
 
 /// Moves a cursor.

@@ -1,7 +1,8 @@
 //! Records made while the daemon is away: one JSON event a file, taken in by the daemon when it is back.
 //!
 //! A file appears whole or not at all (temporary file, fsync, rename, fsync of the directory) and is removed only after
-//! its event was stored; the store knows event ids, so an event is recorded exactly once whenever something stops half-way.
+//! its event was stored; the store knows event ids, so an event is recorded exactly once whenever something stops half-way. A removal
+//! that a power cut undoes is one of these cases, so removals are not synchronised.
 
 use std::fs::File;
 use std::io::Read;
@@ -13,6 +14,7 @@ use std::path::PathBuf;
 
 use rustix::fs::OFlags;
 
+use super::Row;
 use crate::model::event::Event;
 
 /// Longest file taken in.
@@ -65,13 +67,21 @@ fn failed(operation: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -
 /// [`SpoolError`]; then nothing but perhaps a temporary file is left, which the next intake removes.
 pub fn put(dir: &Path, event: &Event) -> Result<(), SpoolError> {
     let text = serde_json::to_vec(event).map_err(|source| SpoolError::Encode { id: event.id.to_string(), source })?;
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(dir)
-        .map_err(failed("create spool directory", dir))?;
-    let temporary = dir.join(format!(".{}.{}.tmp", event.id, std::process::id()));
-    let path = dir.join(format!("{}.json", event.id));
+    put_text(dir, &event.id.to_string(), &text)
+}
+
+/// Puts the event of `row`, as [`put`] does.
+///
+/// # Errors
+/// As [`put`].
+pub fn put_row(dir: &Path, row: &Row) -> Result<(), SpoolError> {
+    put_text(dir, &row.id, row.json.as_bytes())
+}
+
+fn put_text(dir: &Path, id: &str, text: &[u8]) -> Result<(), SpoolError> {
+    make_directory(dir).map_err(failed("create spool directory", dir))?;
+    let temporary = dir.join(format!(".{id}.{}.tmp", std::process::id()));
+    let path = dir.join(format!("{id}.json"));
     let mut file = std::fs::OpenOptions::new()
         .write(true)
         .create(true)
@@ -80,13 +90,25 @@ pub fn put(dir: &Path, event: &Event) -> Result<(), SpoolError> {
         .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
         .open(&temporary)
         .map_err(failed("create", &temporary))?;
-    let written = file.write_all(&text).and_then(|()| file.sync_all());
+    let written = file.write_all(text).and_then(|()| file.sync_all());
     if let Err(error) = written {
         let _ = std::fs::remove_file(&temporary);
         return Err(failed("write", &temporary)(error));
     }
     std::fs::rename(&temporary, &path).map_err(failed("rename to", &path))?;
     File::open(dir).and_then(|directory| directory.sync_all()).map_err(failed("sync", dir))
+}
+
+/// Its own name is made durable too: a power cut must not take the directory with what is in it.
+fn make_directory(dir: &Path) -> std::io::Result<()> {
+    if dir.is_dir() {
+        return Ok(());
+    }
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+    match dir.parent() {
+        Some(parent) => File::open(parent)?.sync_all(),
+        None => Ok(()),
+    }
 }
 
 /// Hands every spooled event, oldest first, to `record` and removes its file when that says `Ok`.
@@ -113,7 +135,7 @@ pub fn take_all<E: From<SpoolError>>(dir: &Path, mut record: impl FnMut(Event) -
     Ok(taken)
 }
 
-/// Names are UUIDv7, so their order is that of their making.
+/// The oldest, at most [`MAX_FILES`]: names are UUIDv7, so their order is that of their making.
 fn spooled_files(dir: &Path) -> Result<Vec<PathBuf>, SpoolError> {
     let entries = match std::fs::read_dir(dir) {
         Ok(entries) => entries,
@@ -128,12 +150,18 @@ fn spooled_files(dir: &Path) -> Result<Vec<PathBuf>, SpoolError> {
         } else if path.extension().is_some_and(|extension| extension == "tmp") {
             remove_stale(&path);
         }
-        if files.len() >= MAX_FILES {
-            break;
+        // a directory is read in no order: the oldest are known only when all were seen
+        if files.len() >= MAX_FILES.saturating_mul(2) {
+            keep_oldest(&mut files);
         }
     }
-    files.sort();
+    keep_oldest(&mut files);
     Ok(files)
+}
+
+fn keep_oldest(files: &mut Vec<PathBuf>) {
+    files.sort();
+    files.truncate(MAX_FILES);
 }
 
 /// A temporary file older than an hour belongs to nobody: its writer was killed.

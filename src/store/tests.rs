@@ -138,7 +138,7 @@ fn a_write_of_several_is_all_or_nothing_and_containers_and_cursors_persist() {
     }
     let store = Store::open(&file, KEEP).unwrap();
     assert_eq!(store.containers().unwrap(), vec![container]);
-    assert_eq!((store.cursor("json:-").unwrap(), store.cursor("other").unwrap()), (7, 0));
+    assert_eq!((store.cursor("json:-").unwrap(), store.cursor("other").unwrap()), (Some(7), None));
     store.write(vec![Write::RemoveContainer("c1".to_owned())]).unwrap();
     assert_eq!(store.containers().unwrap(), vec![]);
 }

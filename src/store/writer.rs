@@ -88,10 +88,11 @@ fn transact<'a>(connection: &Connection, groups: impl Iterator<Item = &'a [Write
 
 fn apply(connection: &Connection, write: &Write) -> rusqlite::Result<()> {
     match write {
+        // an INSERT that meets a conflict uses up a sequence number all the same, and a reader would miss an event
         Write::Event(row) => connection
             .prepare_cached(
-                "INSERT INTO events (id, time_ns, kind, container, attack, json) VALUES (?, ?, ?, ?, ?, ?)
-                 ON CONFLICT (id) DO NOTHING",
+                "INSERT INTO events (id, time_ns, kind, container, attack, json) SELECT ?1, ?2, ?3, ?4, ?5, ?6
+                 WHERE NOT EXISTS (SELECT 1 FROM events WHERE id = ?1)",
             )?
             .execute((&row.id, row.time_ns, row.kind, &row.container, &row.attack, &row.json))
             .map(drop),
