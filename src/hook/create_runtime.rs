@@ -11,6 +11,7 @@ use std::path::PathBuf;
 
 use rustix::fs::Mode;
 use rustix::fs::OFlags;
+use uuid::Uuid;
 
 use crate::config::Config;
 use crate::control::Registration;
@@ -60,6 +61,8 @@ use crate::supervise::baseline;
 
 /// A creation on its way to its record.
 struct Case<'a> {
+    /// Of its record: the daemon may have stored that though its answer never came, and then the spooled one is the same.
+    id: Uuid,
     config: &'a Config,
     subject: Subject,
     applied: Applied,
@@ -130,7 +133,7 @@ fn case<'a>(config: &'a Config, options: &CreateRuntime, id: &ContainerId, state
         verdict: judge_creation(&applied, &subject.workload, &creator),
         creator,
     };
-    Case { config, subject, applied, time, pid: state.pid, root, creation }
+    Case { id: Uuid::now_v7(), config, subject, applied, time, pid: state.pid, root, creation }
 }
 
 /// Why changes of this root file system are not witnessed by fanotify; `None`, the usual: they are.
@@ -217,6 +220,8 @@ impl Case<'_> {
             verdict.refused = true;
             verdict.reasons.extend(reason.clone());
         }
+        // another event than one that the daemon may have stored of a container that was to start
+        self.id = Uuid::now_v7();
         let event = self.event();
         if let Err(error) = record::record(self.config, &Request::Record(Box::new(event.clone())), &event) {
             return reason.map(|reason| format!("{reason}; and that could not be recorded: {}", chain(&error)));
@@ -242,6 +247,7 @@ impl Case<'_> {
             (false, false) => self.applied.mode_source,
         };
         Event {
+            id: self.id,
             container: Some(self.subject.workload.container.clone()),
             policy: Some(self.applied.reference(rule)),
             creation: Some(Box::new(self.creation.clone())),
