@@ -65,4 +65,9 @@ pub trait Sink: Send {
     /// # Errors
     /// [`SinkError`]; everything since the last flush is then offered again.
     fn flush(&mut self) -> Result<(), SinkError>;
+
+    /// How many of the events that it took last may be lost because its connection broke: they are offered again. Asked after a failure.
+    fn take_unconfirmed(&mut self) -> usize {
+        0
+    }
 }
