@@ -4,15 +4,13 @@ use std::sync::Arc;
 use std::sync::Condvar;
 use std::sync::Mutex;
 use std::sync::PoisonError;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::daemon::baselines::Place;
+use crate::daemon::journal::Journal;
 use crate::model::account::kept::Told;
 use crate::model::diagnostic::chain;
 use crate::model::event::Event;
-use crate::store::Store;
 use crate::supervise::RecordError;
 use crate::supervise::Recorder;
 use crate::supervise::case::Case;
@@ -32,11 +30,9 @@ struct Tick {
 pub struct OpenCase {
     /// The case.
     pub case: Arc<Case>,
-    store: Arc<Store>,
+    journal: Arc<Journal>,
     tick: Mutex<Tick>,
     changed: Condvar,
-    /// Set while nothing can be recorded, so that the log tells it once.
-    losing: AtomicBool,
     watching: Mutex<Watching>,
     /// Where its databases are kept for the next worker; `None`: nowhere.
     place: Option<Place>,
@@ -62,14 +58,13 @@ impl OpenCase {
     ///
     /// # Errors
     /// No thread could be made.
-    pub fn start(case: Case, store: Arc<Store>, container: &str, place: Option<Place>) -> std::io::Result<Arc<Self>> {
+    pub fn start(case: Case, journal: Arc<Journal>, container: &str, place: Option<Place>) -> std::io::Result<Arc<Self>> {
         let case = Arc::new(case);
         let open = Arc::new(Self {
             case,
-            store,
+            journal,
             tick: Mutex::default(),
             changed: Condvar::new(),
-            losing: AtomicBool::new(false),
             watching: Mutex::default(),
             place,
             kept: Mutex::default(),
@@ -106,7 +101,7 @@ impl OpenCase {
         self.tick().ended
     }
 
-    /// Ends the thread and concludes the case. Everything that it still had to tell is recorded when this returns.
+    /// Ends the thread and concludes the case. Everything that it still had to tell is recorded, or kept, when this returns.
     pub fn end(&self) {
         self.tick().ended = true;
         self.changed.notify_all();
@@ -169,32 +164,7 @@ impl OpenCase {
 
     fn record_all(&self, events: Vec<Event>) {
         for event in events {
-            self.record_or_note(&event);
-        }
-        if let Some(event) = self.case.take_unrecorded(Moment::now()) {
-            self.record_or_note(&event);
-        }
-    }
-
-    fn record_or_note(&self, event: &Event) {
-        if let Err(error) = self.append(event) {
-            self.case.note_unrecorded(&error.reason);
-        }
-    }
-
-    fn append(&self, event: &Event) -> Result<(), RecordError> {
-        match self.store.append(event) {
-            Ok(()) => {
-                self.losing.store(false, Ordering::Relaxed);
-                Ok(())
-            }
-            Err(error) => {
-                let reason = chain(&error);
-                if !self.losing.swap(true, Ordering::Relaxed) {
-                    tracing::error!(event = %event.id, kind = event.kind.as_str(), "events are being lost: {reason}");
-                }
-                Err(RecordError { reason })
-            }
+            self.journal.record_or_keep(&event);
         }
     }
 
@@ -204,9 +174,13 @@ impl OpenCase {
 }
 
 impl Recorder for OpenCase {
-    fn record(&self, event: Event) -> Result<(), RecordError> {
-        let outcome = self.append(&event);
+    fn record(&self, event: &Event) -> Result<(), RecordError> {
+        let outcome = self.journal.record(event).map_err(|error| RecordError { reason: chain(&error) });
         self.poke();
         outcome
+    }
+
+    fn keep(&self, event: Event, reason: RecordError) {
+        self.journal.keep(&event, &[], &reason.reason);
     }
 }

@@ -17,12 +17,12 @@ use crate::daemon::baselines::Place;
 use crate::daemon::case_thread::OpenCase;
 use crate::daemon::change_watch::ChangeWatch;
 use crate::daemon::change_watch::directory_of;
+use crate::daemon::journal::Journal;
 use crate::daemon::registry::Guarded;
 use crate::kernel::foreign_root;
 use crate::model::diagnostic::chain;
 use crate::model::event::Host;
 use crate::model::policy::Applied;
-use crate::store::Store;
 use crate::supervise::case::Case;
 use crate::supervise::case::Identity;
 use crate::supervise::container_root::ContainerRoot;
@@ -34,7 +34,7 @@ const AUDIT_LOG_DELAY: Duration = Duration::from_millis(50);
 /// Everything that cases need from the daemon.
 #[derive(Debug)]
 pub struct Cases {
-    store: Arc<Store>,
+    journal: Arc<Journal>,
     host: Host,
     /// An empty directory: the root of a case whose container's root cannot be read.
     nowhere: std::path::PathBuf,
@@ -47,9 +47,9 @@ pub struct Cases {
 impl Cases {
     /// For containers of `host`; in `run_dir` an empty directory is made, and what the next worker needs of the databases is kept.
     #[must_use]
-    pub fn new(store: Arc<Store>, host: Host, run_dir: &Path) -> Self {
+    pub fn new(journal: Arc<Journal>, host: Host, run_dir: &Path) -> Self {
         Self {
-            store,
+            journal,
             host,
             nowhere: run_dir.join("empty"),
             baselines: Baselines::new(run_dir.join("baselines")),
@@ -105,7 +105,7 @@ impl Cases {
             Some(told) => Case::go_on(identity, root, told),
             None => Case::new(identity, root),
         };
-        let open = OpenCase::start(case, Arc::clone(&self.store), guarded.id.as_str(), place)?;
+        let open = OpenCase::start(case, Arc::clone(&self.journal), guarded.id.as_str(), place)?;
         let kept = guarded.set_open_case(Arc::clone(&open));
         if !Arc::ptr_eq(&kept, &open) {
             open.end();
@@ -133,7 +133,7 @@ impl Cases {
             policy: guarded.policy.clone(),
         };
         let case = Case::new(identity, Arc::new(root));
-        let open = OpenCase::start(case, Arc::clone(&self.store), guarded.id.as_str(), None).ok()?;
+        let open = OpenCase::start(case, Arc::clone(&self.journal), guarded.id.as_str(), None).ok()?;
         if let Some(watch) = self.watch() {
             watch.watch(&open);
         }

@@ -23,6 +23,7 @@ use crate::daemon::hand_over::Message;
 use crate::daemon::retirement::Waited;
 use crate::daemon::service::Service;
 use crate::daemon::service::ServiceError;
+use crate::daemon::service::Unstored;
 use crate::kernel::fd_passing;
 use crate::model::diagnostic::chain;
 use crate::store::Filter;
@@ -149,9 +150,16 @@ fn answer(service: &Service, request: Request) -> Response {
         }
         Request::Events(_) => return Response::Done,
         Request::Register(registration) => service.register(*registration),
-        Request::Exec(registration) => service.register_exec(*registration),
-        Request::Record(event) => service.record(&event).map_err(ServiceError::from),
-        Request::Exited { id, event } => service.exited(&id, *event),
+        Request::Exec(registration) => {
+            service.register_exec(*registration);
+            Ok(())
+        }
+        // what these tell has happened: nothing is to be refused for want of a record
+        Request::Record(event) => {
+            service.journal.record_or_keep(&event);
+            Ok(())
+        }
+        Request::Exited { id, event } => service.exited(&id, *event, Unstored::Kept).map_err(ServiceError::from),
         Request::Reload => service.reload(),
         Request::Upgrade => return upgrade(service),
     };

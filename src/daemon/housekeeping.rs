@@ -1,11 +1,17 @@
 //! What happens every few seconds: records that waited in the spool are taken in, containers that ended unnoticed are
 //! concluded.
 
+use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use crate::config::Config;
 use crate::daemon::service::Service;
+use crate::daemon::service::Unstored;
 use crate::model::diagnostic::chain;
+use crate::model::event::Event;
+use crate::model::event::Kind;
+use crate::model::workload::ContainerId;
 use crate::store::StoreError;
 use crate::store::spool;
 use crate::store::spool::SpoolError;
@@ -32,21 +38,44 @@ pub fn run(service: &Service) {
     }
 }
 
-/// Records what was spooled while no daemon was there.
+/// Where a daemon that stops puts what the store did not take.
+#[must_use]
+pub fn refuge(config: &Config) -> PathBuf {
+    config.run_dir.join("unstored")
+}
+
+/// Records what was spooled while no daemon was there, and what the last one could not store.
 pub fn take_in_spool(service: &Service) {
-    let directory = service.config.spool_dir();
-    let outcome = spool::take_all(&directory, |event| service.record(&event).map_err(IntakeError::from));
-    match outcome {
-        Ok(taken) => {
-            if taken.events > 0 {
-                tracing::info!(events = taken.events, "records made while the daemon was away are in the store");
+    for directory in [refuge(&service.config), service.config.spool_dir()] {
+        match spool::take_all(&directory, |event| take_in(service, event).map_err(IntakeError::from)) {
+            Ok(taken) => {
+                if taken.events > 0 {
+                    tracing::info!(events = taken.events, "records made while the daemon was away are in the store");
+                }
+                for (path, reason) in taken.rejected {
+                    tracing::error!("a spooled record {reason}; it is kept as {}", path.display());
+                }
             }
-            for (path, reason) in taken.rejected {
-                tracing::error!("a spooled record {reason}; it is kept as {}", path.display());
-            }
+            Err(error) => tracing::error!("records wait in {}: {}", directory.display(), chain(&error)),
         }
-        Err(error) => tracing::error!("records wait in the spool: {}", chain(&error)),
     }
+}
+
+/// Makes `event` durable. An exit that was spooled is the container's only one.
+fn take_in(service: &Service, event: Event) -> Result<(), StoreError> {
+    let ended = event.container.as_ref().filter(|_| event.kind == Kind::ContainerExited).map(|gone| gone.id.clone());
+    match ended {
+        Some(id) if !runs_anew(service, &id, &event) => service.exited(&id, event, Unstored::Refused),
+        _ => service.journal.record(&event),
+    }
+}
+
+/// Whether a container of this id runs that is another than the one that `exit` tells of.
+fn runs_anew(service: &Service, id: &ContainerId, exit: &Event) -> bool {
+    service.registry.get(id).is_some_and(|guarded| {
+        let started_at = guarded.record().workload.container.started_at;
+        guarded.listeners() > 0 || started_at.is_some_and(|started_at| started_at.0 > exit.time.0)
+    })
 }
 
 /// A container without listeners whose init is gone, and whose poststop hook did not come, has ended.

@@ -7,6 +7,7 @@ use crate::daemon::registry::Guarded;
 use crate::daemon::registry::Record;
 use crate::daemon::registry::start_time;
 use crate::daemon::service::Service;
+use crate::daemon::service::Unstored;
 use crate::daemon::service::now;
 use crate::daemon::service::unknown;
 use crate::daemon::worker::Delivered;
@@ -139,10 +140,10 @@ fn admit_unregistered(
         boot_id: service.host.boot_id.clone(),
     };
     tracing::warn!(container = id.as_str(), "the createRuntime hook did not run; the container is recorded now");
-    match service.admit(record.clone(), &event) {
+    // it runs already, and its calls must be answered even when nothing can be recorded
+    match service.admit(record.clone(), &event, Unstored::Kept) {
         Ok(guarded) => Ok(guarded),
         Err(error) => {
-            // its calls must be answered even when nothing can be recorded
             tracing::error!(container = id.as_str(), "its creation is not recorded: {}", chain(&error));
             service.readmit(record).map_err(IdentificationError::Admission)
         }

@@ -8,7 +8,7 @@
 //!   file systems' witness ([`change_watch`]), one for Landlock's ([`refusal_watch`]), one a sink ([`shipper`]), one a connection.
 //!
 //! Invariants: a panic anywhere ends the worker at once, and the keeper starts another; no container waits for another's
-//! work; what a client is told to be done is on disk.
+//! work; what a client is told to be done is on disk, unless the disk takes nothing and policy does not refuse for that ([`journal`]).
 #![forbid(unsafe_code)]
 
 pub mod baselines;
@@ -19,10 +19,12 @@ pub mod control_server;
 pub mod hand_over;
 pub mod housekeeping;
 pub mod identification;
+pub mod journal;
 pub mod keeper;
 pub mod last_good;
 pub mod lines;
 pub mod listener_server;
+mod lost;
 mod neighbours;
 pub mod places;
 pub mod refusal_watch;

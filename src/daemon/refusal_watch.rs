@@ -136,10 +136,8 @@ impl RefusalWatch<'_> {
         };
         let Some(open) = guarded.open_case() else { return };
         let now = Moment::now();
-        if let Some(event) = open.case.note_refusal(refusal, now)
-            && let Err(error) = open.record(event)
-        {
-            open.case.note_unrecorded(&error.reason);
+        if let Some(event) = open.case.note_refusal(refusal, now) {
+            open.record_or_keep(event);
         }
         open.poke();
     }

@@ -14,6 +14,7 @@ use crate::config::policy_files;
 use crate::control::ExecRegistration;
 use crate::control::Registration;
 use crate::daemon::cases::Cases;
+use crate::daemon::journal::Journal;
 use crate::daemon::last_good;
 use crate::daemon::lines::Lines;
 use crate::daemon::registry::Full;
@@ -31,6 +32,7 @@ use crate::model::event::Exit;
 use crate::model::event::Host;
 use crate::model::event::Kind;
 use crate::model::event::Severity;
+use crate::model::policy::Mode;
 use crate::model::policy::PolicySet;
 use crate::model::workload::ContainerId;
 use crate::store::Row;
@@ -70,8 +72,10 @@ pub struct Service {
     pub config: Config,
     /// The node, as events name it.
     pub host: Host,
-    /// Event store.
+    /// Event store, for reading.
     pub store: Arc<Store>,
+    /// The way into it.
+    pub journal: Arc<Journal>,
     /// Containers.
     pub registry: Registry,
     /// Memory for notifications in flight.
@@ -95,6 +99,8 @@ pub struct Parts {
     pub config: Config,
     /// Event store.
     pub store: Arc<Store>,
+    /// The way into it.
+    pub journal: Arc<Journal>,
     /// Memory for notifications in flight.
     pub area: SharedArea,
     /// Lines to the keepers.
@@ -103,6 +109,23 @@ pub struct Parts {
     pub retirement: Retirement,
     /// Policies in force.
     pub policies: PolicySet,
+}
+
+/// What becomes of a record that cannot be made durable now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unstored {
+    /// It is kept in memory until it can, and what it tells of goes on.
+    Kept,
+    /// Nothing: who asked is told of the failure.
+    Refused,
+}
+
+impl Unstored {
+    /// What policy says of the creation of a container: an enforcing one refuses what cannot be recorded.
+    #[must_use]
+    pub const fn of_creation(mode: Mode) -> Self {
+        if matches!(mode, Mode::Enforce) { Self::Refused } else { Self::Kept }
+    }
 }
 
 /// Now, as events tell it.
@@ -117,10 +140,11 @@ impl Service {
     pub fn new(parts: Parts) -> Self {
         let host = crate::config::node::host(&parts.config);
         Self {
-            cases: Cases::new(Arc::clone(&parts.store), host.clone(), &parts.config.run_dir),
+            cases: Cases::new(Arc::clone(&parts.journal), host.clone(), &parts.config.run_dir),
             config: parts.config,
             host,
             store: parts.store,
+            journal: parts.journal,
             registry: Registry::default(),
             area: Arc::new(parts.area),
             stopping: Arc::new(AtomicBool::new(false)),
@@ -146,7 +170,8 @@ impl Service {
         event
     }
 
-    /// Records and registers what the createRuntime hook saw. Durable when it returns.
+    /// Records and registers what the createRuntime hook saw. Durable when it returns, unless the disk takes nothing and policy audits:
+    /// then the record is kept in memory.
     ///
     /// # Errors
     /// [`ServiceError`]; then nothing is recorded and nothing registered.
@@ -161,14 +186,15 @@ impl Service {
             ground: registration.ground,
             boot_id: self.host.boot_id.clone(),
         };
-        self.admit(record, &registration.event).map(drop)
+        let mode = self.policies().apply(&record.workload).mode;
+        self.admit(record, &registration.event, Unstored::of_creation(mode)).map(drop)
     }
 
     /// Records `event`, stores `record` and takes the container into the registry.
     ///
     /// # Errors
     /// [`ServiceError`]; then nothing is recorded and nothing registered.
-    pub fn admit(&self, record: Record, event: &Event) -> Result<Arc<Guarded>, ServiceError> {
+    pub fn admit(&self, record: Record, event: &Event, unstored: Unstored) -> Result<Arc<Guarded>, ServiceError> {
         let applied = self.policies().apply(&record.workload);
         let stored = stored(&record);
         let (guarded, earlier) = self.registry.insert(record, applied)?;
@@ -176,11 +202,20 @@ impl Service {
         if let Some(earlier) = earlier {
             self.cases.finish(&earlier);
         }
-        if let Err(error) = self.store.write(vec![Write::Event(Row::new(event)?), Write::PutContainer(stored)]) {
+        if let Err(error) = self.store_or(unstored, event, Write::PutContainer(stored)) {
             self.registry.remove(&guarded);
             return Err(error.into());
         }
         Ok(guarded)
+    }
+
+    /// Makes `event` durable together with `state`, or does what `unstored` says.
+    fn store_or(&self, unstored: Unstored, event: &Event, state: Write) -> Result<(), StoreError> {
+        match unstored {
+            Unstored::Kept => self.journal.write_or_keep(event, &[state]),
+            Unstored::Refused => self.journal.write(vec![Write::Event(Row::new(event)?), state])?,
+        }
+        Ok(())
     }
 
     /// Takes a container out of the store into the registry, after this worker's start.
@@ -192,11 +227,9 @@ impl Service {
         self.registry.insert(record, applied).map(|(guarded, _)| guarded)
     }
 
-    /// Records an exec session and expects its listener. Durable when it returns.
-    ///
-    /// # Errors
-    /// [`ServiceError`].
-    pub fn register_exec(&self, registration: ExecRegistration) -> Result<(), ServiceError> {
+    /// Records an exec session and expects its listener. Durable when it returns; an exec by itself changes nothing, so while the disk takes
+    /// nothing it goes on in every mode and its record is kept in memory.
+    pub fn register_exec(&self, registration: ExecRegistration) {
         let mut event = registration.event;
         match self.registry.get(&registration.id) {
             Some(guarded) => {
@@ -205,7 +238,7 @@ impl Service {
             }
             None => event.container = Some(event.container.unwrap_or_else(|| unknown(&registration.id))),
         }
-        self.store.append(&event)?;
+        self.journal.record_or_keep(&event);
         self.registry.expect_exec(PendingExec {
             container: registration.id,
             pid: registration.pid,
@@ -215,48 +248,40 @@ impl Service {
             session: event.session.unwrap_or_default(),
             since: Instant::now(),
         });
-        Ok(())
-    }
-
-    /// Records `event` as it is. Durable when it returns.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub fn record(&self, event: &Event) -> Result<(), StoreError> {
-        self.store.append(event)
     }
 
     /// The poststop hook says that `id` is gone: its case is closed, its exit recorded unless it was already, its state dropped.
     ///
     /// # Errors
-    /// [`ServiceError`].
-    pub fn exited(&self, id: &ContainerId, event: Event) -> Result<(), ServiceError> {
+    /// [`StoreError`], where `unstored` says so.
+    pub fn exited(&self, id: &ContainerId, event: Event, unstored: Unstored) -> Result<(), StoreError> {
         let Some(guarded) = self.registry.get(id) else {
             let known = {
                 let mut ended = self.ended();
                 let position = ended.iter().position(|ended| ended == id);
                 position.and_then(|position| ended.remove(position)).is_some()
             };
-            if !known {
-                self.store.append(&event)?;
-            }
-            return Ok(());
+            return match unstored {
+                _ if known => Ok(()),
+                Unstored::Kept => Ok(self.journal.record_or_keep(&event)),
+                Unstored::Refused => self.journal.record(&event),
+            };
         };
         self.cases.finish(&guarded);
         let mut event = event;
         event.policy.get_or_insert_with(|| guarded.policy.current().reference("mode"));
-        self.conclude(&guarded, &event)
+        self.conclude(&guarded, &event, unstored)
     }
 
     /// Closes the case of a container that nobody of the runtime reported gone, and records its exit.
     ///
     /// # Errors
-    /// [`ServiceError`]; then it stays registered.
-    pub fn ended_unreported(&self, guarded: &Arc<Guarded>, witness: &str) -> Result<(), ServiceError> {
+    /// [`StoreError`]; then it stays registered.
+    pub fn ended_unreported(&self, guarded: &Arc<Guarded>, witness: &str) -> Result<(), StoreError> {
         self.cases.finish(guarded);
         let mut event = self.event_of(guarded, Kind::ContainerExited, Severity::Info);
         event.exit = Some(Exit { witness: witness.to_owned() });
-        self.conclude(guarded, &event)?;
+        self.conclude(guarded, &event, Unstored::Kept)?;
         let mut ended = self.ended();
         if ended.len() >= MAX_ENDED {
             ended.pop_front();
@@ -266,12 +291,12 @@ impl Service {
     }
 
     /// Records the exit once, forgets the container in the store and in the registry.
-    fn conclude(&self, guarded: &Arc<Guarded>, event: &Event) -> Result<(), ServiceError> {
+    fn conclude(&self, guarded: &Arc<Guarded>, event: &Event, unstored: Unstored) -> Result<(), StoreError> {
         if guarded.claim_exit() {
-            let writes = vec![Write::Event(Row::new(event)?), Write::RemoveContainer(guarded.id.as_str().to_owned())];
-            if let Err(error) = self.store.write(writes) {
+            let removal = Write::RemoveContainer(guarded.id.as_str().to_owned());
+            if let Err(error) = self.store_or(unstored, event, removal) {
                 guarded.disclaim_exit();
-                return Err(error.into());
+                return Err(error);
             }
         }
         self.registry.remove(guarded);

@@ -15,6 +15,8 @@ use crate::daemon::hand_over;
 use crate::daemon::hand_over::HandOverError;
 use crate::daemon::hand_over::Message;
 use crate::daemon::housekeeping;
+use crate::daemon::journal;
+use crate::daemon::journal::Journal;
 use crate::daemon::keeper;
 use crate::daemon::lines::Lines;
 use crate::daemon::listener_server;
@@ -49,6 +51,8 @@ use crate::store::StoreError;
 const LAST_ANSWERS: Duration = Duration::from_millis(100);
 /// How long what was received may take to be answered when a successor waits.
 const LAST_DEEDS: Duration = Duration::from_secs(2);
+/// How long events that wait in memory have then to be stored.
+const LAST_RECORDS: Duration = Duration::from_secs(1);
 /// How often a worker whose keeper is gone looks whether anybody still needs it.
 const ORPHAN_CHECK: Duration = Duration::from_secs(1);
 
@@ -112,9 +116,11 @@ pub fn run(config: Config, stored: bool) -> Result<(), WorkerError> {
     let Sockets { listener_socket, control_socket, area } = sockets(&keeper)?;
     let store = Store::open(&config.store_file(), Retention::new(config.retention_days, config.store_max_mib))?;
     let policies = service::first_policies(&config)?;
+    let store = Arc::new(store);
+    let journal = start_journal(&config, &store)?;
     let retirement = Retirement::new().map_err(WorkerError::Line)?;
     let lines = Lines::new(keeper);
-    let service = Arc::new(Service::new(Parts { config, store: Arc::new(store), area, lines, retirement, policies }));
+    let service = Arc::new(Service::new(Parts { config, store, journal, area, lines, retirement, policies }));
     service.lines.tell(&Message::Prepared).map_err(WorkerError::HandOver)?;
     let Inheritance { heirlooms, second_keeper } = inherit(&service.lines)?;
     readmit_all(&service)?;
@@ -129,7 +135,8 @@ pub fn run(config: Config, stored: bool) -> Result<(), WorkerError> {
     housekeeping::take_in_spool(&service);
     for sink in &service.config.sinks {
         let sink = shipper::sink_of(sink)?;
-        shipper::start(Arc::clone(&service.store), sink, Arc::clone(&service.stopping)).map_err(WorkerError::Thread)?;
+        shipper::start(Arc::clone(&service.journal), sink, Arc::clone(&service.stopping))
+            .map_err(WorkerError::Thread)?;
     }
     start(&service, "listeners", move |service| listener_server::serve(service, &listener_socket))?;
     start(&service, "clients", move |service| control_server::serve(service, &control_socket))?;
@@ -140,6 +147,12 @@ pub fn run(config: Config, stored: bool) -> Result<(), WorkerError> {
     tracing::info!(containers, policies = service.policies().documents.len(), "acctguard-daemon serves");
     obey(&service, stored);
     Ok(())
+}
+
+fn start_journal(config: &Config, store: &Arc<Store>) -> Result<Arc<Journal>, WorkerError> {
+    let host = crate::config::node::host(config);
+    let refuge = housekeeping::refuge(config);
+    Journal::start(Arc::clone(store), host, refuge, journal::MEMORY_BYTES).map_err(WorkerError::Thread)
 }
 
 fn start(
@@ -199,7 +212,7 @@ fn readmit_all(service: &Service) -> Result<(), WorkerError> {
         let of_this_boot = record.boot_id == service.host.boot_id;
         let guarded = service.readmit(record).map_err(ServiceError::from)?;
         if !of_this_boot {
-            service.ended_unreported(&guarded, "boot")?;
+            service.ended_unreported(&guarded, "boot").map_err(ServiceError::from)?;
         }
     }
     Ok(())
@@ -304,6 +317,7 @@ fn stop(service: &Service) {
     service.stopping.store(true, Ordering::Release);
     service.store.wake_all();
     std::thread::sleep(LAST_ANSWERS);
+    service.journal.stop(LAST_RECORDS);
 }
 
 /// A successor is ready: what was received is answered, then this process makes room for it.
@@ -315,6 +329,7 @@ fn retire(service: &Service) {
     if !service.retirement.begin(LAST_DEEDS) {
         tracing::warn!("some calls are left to the next worker unanswered");
     }
+    service.journal.stop(LAST_RECORDS);
 }
 
 /// The keeper is gone. What is served goes on being served; a new daemon takes what is new.
@@ -328,4 +343,5 @@ fn outlive(service: &Service) {
     tracing::info!("the last container has ended");
     service.stopping.store(true, Ordering::Release);
     service.store.wake_all();
+    service.journal.stop(LAST_RECORDS);
 }

@@ -85,7 +85,6 @@ struct State {
     root_moves: bool,
     /// It goes on where an earlier case ended: `known` is not to be read anew.
     goes_on: bool,
-    unrecorded: Option<(u64, String)>,
     counts: Counts,
 }
 
@@ -147,7 +146,6 @@ impl Case {
             writers: Vec::new(),
             root_moves: false,
             goes_on: false,
-            unrecorded: None,
             counts: Counts::default(),
         };
         Self { root, surroundings, policy, devices, reading: Mutex::new(()), state: Mutex::new(state) }
@@ -291,21 +289,6 @@ impl Case {
     /// Asks for a look at the databases though nothing is known to have changed.
     pub fn request_check(&self, now: Moment) {
         self.state().changed.get_or_insert((now, now));
-    }
-
-    /// Notes that an event could not be made durable, to be told when one can again.
-    pub fn note_unrecorded(&self, reason: &str) {
-        let mut state = self.state();
-        state.counts.unrecorded = state.counts.unrecorded.saturating_add(1);
-        let count = state.unrecorded.as_ref().map_or(0, |(count, _)| *count).saturating_add(1);
-        state.unrecorded = Some((count, reason.to_owned()));
-    }
-
-    /// The event that tells how many could not be recorded, once.
-    pub fn take_unrecorded(&self, now: Moment) -> Option<Event> {
-        let mut state = self.state();
-        let (count, reason) = state.unrecorded.take()?;
-        Some(finding::unrecorded(&state.identity, count, &reason, now))
     }
 
     /// When [`Case::due`] should be called next; `None` while nothing is in progress.

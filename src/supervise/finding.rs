@@ -193,18 +193,6 @@ fn severity(changes: &[Change], outcome: Outcome) -> Severity {
     }
 }
 
-/// That events about attempts could not be made durable.
-pub fn unrecorded(identity: &Identity, count: u64, reason: &str, now: Moment) -> Event {
-    let mut event = bare(identity, Kind::ProtectionDegraded, Severity::High, now);
-    event.protection = Some(ProtectionChange {
-        what: "attempts could not be recorded".to_owned(),
-        reason: reason.to_owned(),
-        remedy: Some("see that the event store's file system has room and can be written to".to_owned()),
-    });
-    event.suppressed = Some(count);
-    event
-}
-
 /// That some of the databases cannot be read.
 pub fn unreadable(identity: &Identity, databases: &Databases, now: Moment) -> Event {
     let reasons: Vec<String> = databases.unreadable().map(|(path, reason)| format!("{path}: {reason}")).collect();

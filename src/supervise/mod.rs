@@ -52,6 +52,16 @@ pub trait Recorder: Send + Sync {
     /// Returns once `event` is durable.
     ///
     /// # Errors
-    /// [`RecordError`] when it is not.
-    fn record(&self, event: Event) -> Result<(), RecordError>;
+    /// [`RecordError`] when it is not: then it is to be kept, or what it tells of refused.
+    fn record(&self, event: &Event) -> Result<(), RecordError>;
+
+    /// Keeps `event`, which could not be made durable for `reason`, until it can: what it tells of goes on, or was refused for other reasons.
+    fn keep(&self, event: Event, reason: RecordError);
+
+    /// Records `event`, of something that nothing can or need refuse; keeps it when it cannot be made durable.
+    fn record_or_keep(&self, event: Event) {
+        if let Err(reason) = self.record(&event) {
+            self.keep(event, reason);
+        }
+    }
 }

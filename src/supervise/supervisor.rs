@@ -298,9 +298,7 @@ impl Supervisor {
         session.argv = actor::shown(&arguments);
         let mut event = self.case.event(Kind::ContainerExec, Severity::Info, now);
         event.session = Some(session.clone());
-        if let Err(error) = self.recorder.record(event) {
-            self.case.note_unrecorded(&error.reason);
-        }
+        self.recorder.record_or_keep(event);
     }
 
     fn reissued(&mut self, notification: &Notification, now: Moment) -> Option<Answer> {

@@ -11,8 +11,6 @@ pub struct Counts {
     pub blocked: u64,
     /// Findings made.
     pub findings: u64,
-    /// Attempts that could not be recorded.
-    pub unrecorded: u64,
 }
 
 impl Counts {

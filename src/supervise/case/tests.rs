@@ -399,7 +399,7 @@ fn repeats_are_counted_never_lost() {
         events.iter().filter(|event| event.kind == Kind::AccountAttempt).map(|event| event.count).collect();
     assert_eq!(repeats, [Some(999)]);
     assert_eq!(told(&events), ["Blocked:  by 95 [notify] 1000/1000"]);
-    assert_eq!(story.case.counts(), Counts { attempts: 1000, blocked: 1000, findings: 1, unrecorded: 0 });
+    assert_eq!(story.case.counts(), Counts { attempts: 1000, blocked: 1000, findings: 1 });
 }
 
 #[test]
@@ -460,17 +460,6 @@ fn relations_between_processes() {
     assert!(of(6, &[5]).is_related_to(&of(7, &[5])));
     assert!(!of(6, &[]).is_related_to(&of(7, &[])), "children of the container's init are strangers");
     assert!(!of(6, &[4, 3]).is_related_to(&of(7, &[5, 3])), "cousins are strangers");
-}
-
-#[test]
-fn what_could_not_be_recorded_is_told_once() {
-    let story = Story::begin();
-    assert!(story.case.take_unrecorded(at(0)).is_none());
-    story.case.note_unrecorded("disk full");
-    story.case.note_unrecorded("disk full");
-    let event = story.case.take_unrecorded(at(0)).expect("event");
-    assert_eq!((event.kind, event.suppressed), (Kind::ProtectionDegraded, Some(2)));
-    assert!(story.case.take_unrecorded(at(0)).is_none());
 }
 
 #[test]

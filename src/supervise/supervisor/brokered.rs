@@ -125,9 +125,7 @@ impl Supervisor {
                         .to_owned()
                 }),
             });
-            if let Err(error) = self.recorder.record(event) {
-                self.case.note_unrecorded(&error.reason);
-            }
+            self.recorder.record_or_keep(event);
         }
         if refuses { Reply::Answer(Answer::Errno(Errno::PERM)) } else { Reply::let_go(ContinueReason::OwnFailure) }
     }

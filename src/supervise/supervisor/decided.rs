@@ -12,7 +12,6 @@ use crate::model::policy::Applied;
 use crate::model::policy::Mode;
 use crate::model::policy::decide::Decision;
 use crate::model::policy::decide::decide;
-use crate::supervise::RecordError;
 use crate::supervise::Recorder;
 use crate::supervise::actor::Acting;
 use crate::supervise::case::Case;
@@ -65,10 +64,8 @@ impl Supervisor {
             let acting = known_acting.take().or_else(|| self.acting(notification, is_first_execve, &seen));
             let Some(acting) = acting else { return Answer::Continue(ContinueReason::NotAnAccountDatabase) };
             known_acting = Some(Arc::clone(&acting));
-            if self.put_on_record((seen, acting), &concerned, decision, outcome, now).is_err() {
-                let refuses = policy.mode == Mode::Enforce || concerned.policy.mode == Mode::Enforce;
-                answer =
-                    if refuses { Answer::Errno(Errno::PERM) } else { Answer::Continue(ContinueReason::OwnFailure) };
+            if self.put_on_record((seen, acting), &concerned, decision, outcome, now) == OnRecord::Refused {
+                answer = Answer::Errno(Errno::PERM);
             }
         }
         self.remember(notification, answer, now);
@@ -99,7 +96,7 @@ impl Supervisor {
         decision: Decision,
         outcome: Outcome,
         now: Moment,
-    ) -> Result<(), RecordError> {
+    ) -> OnRecord {
         let (Decision::Allow { rule } | Decision::Block { rule, .. }) = decision;
         // a session of the neighbour's container is none of this one
         let (acting, session) = if concerned.is_neighbour {
@@ -108,21 +105,32 @@ impl Supervisor {
             (acting, self.origin.session.clone())
         };
         let sighting = Sighting { seen, acting, session, outcome, policy: concerned.policy.reference(&rule), at: now };
-        let recorded = record(concerned, sighting, now);
-        if let Err(error) = &recorded {
-            concerned.case.note_unrecorded(&error.reason);
-        }
-        recorded
+        record(concerned, sighting)
     }
 }
 
-fn record(concerned: &Concerned, sighting: Sighting, now: Moment) -> Result<(), RecordError> {
-    let Some(event) = concerned.case.note_attempt(sighting) else { return Ok(()) };
-    concerned.recorder.record(event)?;
-    match concerned.case.take_unrecorded(now) {
-        Some(event) => concerned.recorder.record(event),
-        None => Ok(()),
+/// What a record that was to be made came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum OnRecord {
+    /// It is durable, or kept until it can be: the answer stands.
+    Yes,
+    /// It could not be made durable, and policy refuses what it tells of for that.
+    Refused,
+}
+
+/// A record that cannot be made durable is kept, and `audit` lets go what it tells of. `enforce` refuses that, as it does nearly always
+/// anyway; but running a program changes nothing and is let go.
+fn record(concerned: &Concerned, sighting: Sighting) -> OnRecord {
+    let is_change = sighting.seen.attempt.effect != Effect::RunsAccountTool;
+    let Some(mut event) = concerned.case.note_attempt(sighting) else { return OnRecord::Yes };
+    let Err(reason) = concerned.recorder.record(&event) else { return OnRecord::Yes };
+    let refuses = concerned.policy.mode == Mode::Enforce && is_change;
+    if refuses && let Some(verdict) = &mut event.verdict {
+        verdict.result = Outcome::Blocked;
+        verdict.errno.get_or_insert_with(|| "EPERM".to_owned());
     }
+    concerned.recorder.keep(event, reason);
+    if refuses { OnRecord::Refused } else { OnRecord::Yes }
 }
 
 fn let_go(policy: &Applied, judged: &[(Seen, Concerned, Decision)]) -> Answer {

@@ -39,16 +39,21 @@ const WITH_EVE: &str = "root:x:0:0:root:/root:/bin/sh\neve:x:1000:1000::/home/ev
 #[derive(Default)]
 struct Memory {
     events: Mutex<Vec<Event>>,
+    kept: Mutex<Vec<Event>>,
     is_full: bool,
 }
 
 impl Recorder for Memory {
-    fn record(&self, event: Event) -> Result<(), RecordError> {
+    fn record(&self, event: &Event) -> Result<(), RecordError> {
         if self.is_full {
             return Err(RecordError { reason: "disk full".to_owned() });
         }
-        self.events.lock().unwrap_or_else(PoisonError::into_inner).push(event);
+        self.events.lock().unwrap_or_else(PoisonError::into_inner).push(event.clone());
         Ok(())
+    }
+
+    fn keep(&self, event: Event, _reason: RecordError) {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).push(event);
     }
 }
 
@@ -58,7 +63,7 @@ struct Story {
     findings: Vec<Event>,
     exit: i32,
     root: tempfile::TempDir,
-    unrecorded: u64,
+    kept: Vec<Event>,
 }
 
 impl Story {
@@ -211,7 +216,8 @@ fn run_fully(mode: Mode, memory: Memory, begins: bool, options: Options, work: i
     let findings = case.finish(Moment::now());
     let findings = findings.into_iter().filter(|event| event.kind == Kind::AccountFinding).collect();
     let attempts = std::mem::take(&mut *memory.events.lock().unwrap_or_else(PoisonError::into_inner));
-    Story { attempts, findings, exit, root, unrecorded: case.counts().unrecorded }
+    let kept = std::mem::take(&mut *memory.kept.lock().unwrap_or_else(PoisonError::into_inner));
+    Story { attempts, findings, exit, root, kept }
 }
 
 /// Serves until nobody is left. `interrupted`: stops and continues that process before the first answer, so that the kernel cancels
@@ -478,10 +484,13 @@ fn the_runtimes_init_is_left_alone_until_its_execve() {
 
 #[test]
 fn what_cannot_be_recorded_is_blocked_in_enforce_and_let_go_in_audit() {
-    for (mode, exit) in [(Mode::Enforce, 1), (Mode::Audit, 0)] {
+    for (mode, exit, verdict) in [(Mode::Enforce, 1, Outcome::Blocked), (Mode::Audit, 0, Outcome::Allowed)] {
         let memory = Memory { is_full: true, ..Memory::default() };
         let story = run_with(mode, memory, false, || open("/etc/passwd", OFlags::WRONLY));
-        assert_eq!((story.exit, story.unrecorded), (exit, 1), "{mode:?}");
+        assert_eq!(story.exit, exit, "{mode:?}");
+        // what is kept is what became of it
+        let kept: Vec<_> = story.kept.iter().filter_map(|event| Some(event.verdict.as_ref()?.result)).collect();
+        assert_eq!(kept, [verdict], "{mode:?}");
     }
 }
 
