@@ -75,6 +75,7 @@ mod bad_input;
 mod behaviours;
 mod call_findings;
 mod calls;
+#[expect(dead_code, reason = "the programs' own command lines")]
 mod chaos;
 mod cli;
 mod creation;

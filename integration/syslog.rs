@@ -1,85 +1,14 @@
 //! Findings at a real syslog receiver: Debian's rsyslog, which parses RFC 5424 itself, by UDP, TCP and Unix socket.
 
-use std::fs;
-use std::net::{TcpListener, UdpSocket};
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use acctguard::model::event::{Event, Kind};
 use serde_json::Value;
 
-use crate::harness::bundle::{Bundle, Spec};
+use crate::harness::bundle::Spec;
 use crate::harness::events::{changes, of, parse};
 use crate::harness::node::{Node, PATIENCE, Runtime, policy};
-
-/// rsyslogd in a root file system of its own; ended when dropped.
-struct Receiver {
-    daemon: Child,
-    root: Bundle,
-}
-
-impl Receiver {
-    fn start(node: &Node, udp: u16, tcp: u16) -> Self {
-        let mut spec = Spec::shell("true");
-        spec.rootfs = "large";
-        let root = node.bundle(&spec);
-        let config = format!(
-            r#"module(load="imudp")
-module(load="imtcp")
-module(load="imuxsock" SysSock.Use="off")
-template(name="parsed" type="list" option.jsonf="on") {{
-    property(outname="pri" name="pri" format="jsonf")
-    property(outname="version" name="protocol-version" format="jsonf")
-    property(outname="host" name="hostname" format="jsonf")
-    property(outname="application" name="app-name" format="jsonf")
-    property(outname="data" name="structured-data" format="jsonf")
-    property(outname="message" name="msg" format="jsonf")
-}}
-ruleset(name="udp") {{ action(type="omfile" file="/udp.log" template="parsed") }}
-ruleset(name="tcp") {{ action(type="omfile" file="/tcp.log" template="parsed") }}
-ruleset(name="unix") {{ action(type="omfile" file="/unix.log" template="parsed") }}
-input(type="imudp" address="127.0.0.1" port="{udp}" ruleset="udp")
-input(type="imtcp" address="127.0.0.1" port="{tcp}" ruleset="tcp")
-input(type="imuxsock" socket="/run/log.sock" useSpecialParser="off" parseHostname="on" ruleset="unix")
-$MaxMessageSize 64k
-"#
-        );
-        root.put("/own.conf", config.as_bytes(), 0o644);
-        let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "KILL", "chroot"]).arg(root.path("/"));
-        command.args(["/usr/sbin/rsyslogd", "-n", "-f", "/own.conf", "-i", "NONE"]).stdin(Stdio::null());
-        let log = fs::File::create(node.scratch.path().join("rsyslog.log")).expect("create");
-        let daemon = command.stdout(log.try_clone().expect("dup")).stderr(log).spawn().expect("start rsyslogd");
-        let receiver = Self { daemon, root };
-        let deadline = Instant::now() + PATIENCE;
-        while !receiver.root.path("/run/log.sock").exists() {
-            let log = fs::read_to_string(node.scratch.path().join("rsyslog.log")).unwrap_or_default();
-            assert!(Instant::now() < deadline, "rsyslogd did not come up: {log}");
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        receiver
-    }
-
-    /// The messages of one input, as rsyslog parsed them.
-    fn messages(&self, input: &str) -> Vec<Value> {
-        let text = fs::read_to_string(self.root.path(&format!("/{input}.log"))).unwrap_or_default();
-        text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))).collect()
-    }
-}
-
-impl Drop for Receiver {
-    fn drop(&mut self) {
-        if let Err(error) = self.daemon.kill().and_then(|()| self.daemon.wait()) {
-            eprintln!("end rsyslogd: {error}");
-        }
-    }
-}
-
-fn free_ports() -> (u16, u16) {
-    let udp = UdpSocket::bind("127.0.0.1:0").expect("bind").local_addr().expect("address").port();
-    let tcp = TcpListener::bind("127.0.0.1:0").expect("bind").local_addr().expect("address").port();
-    (udp, tcp)
-}
+use crate::harness::rsyslog::{Receiver, free_ports};
 
 fn event_of(message: &Value) -> Option<Event> {
     let text = message["message"].as_str().expect("message").trim_start_matches('\u{feff}').trim();

@@ -1,7 +1,8 @@
-//! acctguard's failures on purpose: what `integration/chaos/run` runs.
+//! What goes wrong around acctguard and in it, made to go wrong: what `integration/chaos/run` runs. Prints figures and ends non-zero on
+//! any failure.
 
-// They use a part of what the tests use.
-#[expect(dead_code, reason = "the rest of the harness is the tests'")]
+// The programs use a part of what the tests use.
+#[allow(dead_code, reason = "the rest of the harness is the tests'")]
 #[path = "../harness/mod.rs"]
 mod harness;
 
@@ -17,10 +18,13 @@ use crate::chaos::kill;
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let (name, words) = words.split_first().map_or(("", &words[..]), |(name, words)| (name.as_str(), words));
+    let plain: Vec<&str> = words.iter().map(String::as_str).collect();
     let outcome = match name {
         "kill-worker" => kill::run(kill::Victim::Worker, words),
         "kill-keeper" => kill::run(kill::Victim::Keeper, words),
         "upgrade" => upgrade::run(words),
+        "power-cut" => return chaos::power_cut::main(&plain),
+        "outage" => return chaos::outage::main(&plain),
         _ => Err(format!("no program {name:?}: see integration/chaos/run --help")),
     };
     match outcome {

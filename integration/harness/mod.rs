@@ -9,3 +9,4 @@ pub mod command;
 pub mod events;
 pub mod machine;
 pub mod node;
+pub mod rsyslog;

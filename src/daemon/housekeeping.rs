@@ -33,8 +33,10 @@ enum IntakeError {
 pub fn run(service: &Service) {
     while !service.stopping.load(Ordering::Acquire) {
         std::thread::sleep(INTERVAL);
-        take_in_spool(service);
-        conclude_ended(service);
+        // an exit comes after everything else of its container, and what waits may be of one
+        if take_in_spool(service) {
+            conclude_ended(service);
+        }
     }
 }
 
@@ -44,8 +46,9 @@ pub fn refuge(config: &Config) -> PathBuf {
     config.run_dir.join("unstored")
 }
 
-/// Records what was spooled while no daemon was there, and what the last one could not store.
-pub fn take_in_spool(service: &Service) {
+/// Records what was spooled while no daemon was there, and what the last one could not store. False when some of it still waits.
+pub fn take_in_spool(service: &Service) -> bool {
+    let mut is_done = true;
     for directory in [refuge(&service.config), service.config.spool_dir()] {
         match spool::take_all(&directory, |event| take_in(service, event).map_err(IntakeError::from)) {
             Ok(taken) => {
@@ -56,9 +59,13 @@ pub fn take_in_spool(service: &Service) {
                     tracing::error!("a spooled record {reason}; it is kept as {}", path.display());
                 }
             }
-            Err(error) => tracing::error!("records wait in {}: {}", directory.display(), chain(&error)),
+            Err(error) => {
+                is_done = false;
+                tracing::error!("records wait in {}: {}", directory.display(), chain(&error));
+            }
         }
     }
+    is_done
 }
 
 /// Makes `event` durable. An exit that was spooled is the container's only one.

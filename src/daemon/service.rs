@@ -263,8 +263,11 @@ impl Service {
             };
             return match unstored {
                 _ if known => Ok(()),
-                Unstored::Kept => Ok(self.journal.record_or_keep(&event)),
                 Unstored::Refused => self.journal.record(&event),
+                Unstored::Kept => {
+                    self.journal.record_or_keep(&event);
+                    Ok(())
+                }
             };
         };
         self.cases.finish(&guarded);

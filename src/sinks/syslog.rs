@@ -1,8 +1,9 @@
 //! Syslog in the form of RFC 5424, one event a message, to a Unix datagram socket, by UDP (RFC 5426) or TCP (RFC 6587, octet counting).
 //!
 //! The message is the event's JSON; structured data repeats what people filter by. MSGID is the event's kind.
-//! None of these transports acknowledges: "sent" means that the kernel took it. What was given to a TCP connection that then broke may
-//! never have been read, so what the buffers at both ends can hold is offered again: receivers tell doubles by the event's id.
+//! None of these transports acknowledges: "sent" means that the kernel took it, and for TCP that the receiver's kernel has it. What was
+//! given to a TCP connection that then broke may never have been read, so what the buffers at both ends can hold is offered again:
+//! receivers tell doubles by the event's id.
 
 use std::collections::BTreeMap;
 use std::collections::VecDeque;
@@ -16,6 +17,7 @@ use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
+use std::time::Instant;
 
 use syslog::Facility;
 use syslog::Formatter5424;
@@ -30,6 +32,8 @@ use crate::sinks::rendering;
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest datagram: UDP carries 65,507 bytes over IPv4, and receivers cut long before that.
 const MAX_DATAGRAM_BYTES: usize = 60_000;
+/// How often a receiver's acknowledgement is looked for.
+const ACKNOWLEDGEMENT_CHECK: Duration = Duration::from_millis(2);
 /// What our end of a TCP connection buffers. Small, so that little is repeated when it breaks.
 const SEND_BUFFER_BYTES: usize = 64 * 1024;
 /// More than both ends hold of a receiver that stops reading: 258 kB were measured over the loopback device. Its end grows with what it
@@ -238,6 +242,22 @@ fn still_open(stream: &mut TcpStream) -> std::io::Result<()> {
     }
 }
 
+/// Whether the receiver's kernel has not acknowledged everything yet: `tx_queue` of the socket in proc_pid_net(5), found by its inode. What
+/// our kernel still holds of it may go with this process. False when that cannot be told.
+fn has_unacknowledged(stream: &TcpStream) -> bool {
+    let Ok(status) = rustix::fs::fstat(stream) else { return false };
+    let inode = status.st_ino.to_string();
+    ["tcp", "tcp6"].iter().any(|table| {
+        let text = std::fs::read_to_string(format!("/proc/thread-self/net/{table}")).unwrap_or_default();
+        text.lines().any(|line| {
+            let mut fields = line.split_whitespace().skip(4);
+            let sending = fields.next().and_then(|queues| queues.split(':').next());
+            let is_own = fields.nth(4) == Some(inode.as_str());
+            is_own && sending.is_some_and(|bytes| bytes.bytes().any(|digit| digit != b'0'))
+        })
+    })
+}
+
 impl Sink for Syslog {
     fn name(&self) -> &str {
         &self.name
@@ -267,6 +287,15 @@ impl Sink for Syslog {
     }
 
     fn flush(&mut self) -> Result<(), SinkError> {
+        let Some(Connection::Tcp(stream)) = &self.connection else { return Ok(()) };
+        let deadline = Instant::now() + TIMEOUT;
+        while has_unacknowledged(stream) {
+            if Instant::now() >= deadline {
+                self.connection = None;
+                return Err(self.failed("send to")(ErrorKind::TimedOut.into()));
+            }
+            std::thread::sleep(ACKNOWLEDGEMENT_CHECK);
+        }
         Ok(())
     }
 
@@ -403,11 +432,21 @@ mod tests {
         while sink.send(&event()).is_ok() {
             sent += 1;
         }
-        let _hung = listener.accept().unwrap();
+        let (mut hung, _) = listener.accept().unwrap();
         // a part of the message that goes through begins the time anew
         assert!(started.elapsed() < TIMEOUT * 6, "{:?}", started.elapsed());
         assert_eq!(sink.take_unconfirmed(), sent);
         assert_eq!(sink.take_unconfirmed(), 0);
+        hung.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+        while hung.read(&mut [0; 65536]).is_ok_and(|count| count > 0) {}
+        // on a new connection: little is taken by the receiver's kernel, much is not
+        sink.send(&event()).unwrap();
+        sink.flush().unwrap();
+        for _ in 0..400 {
+            sink.send(&event()).unwrap();
+        }
+        assert!(sink.flush().is_err(), "what our kernel holds is not sent");
+        assert_eq!(sink.take_unconfirmed(), 401);
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! Retention by age and by size: the oldest events go first, a bounded number at a time so that records never wait for it.
+//! Retention by age and by size: the oldest events go first, a bounded number at a time so that records never wait for it. Sinks are not
+//! waited for either, or one that is away would fill the disk; sequence numbers tell a sink what it missed.
 
 use std::time::Duration;
 use std::time::SystemTime;
