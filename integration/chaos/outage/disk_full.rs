@@ -134,6 +134,9 @@ fn check(all: &[Event], given: &[Uuid], (running, new): (&Bundle, &Bundle), is_a
     assert!(places.is_sorted(), "out of order: {places:?}");
     let created = of(all, Kind::ContainerCreated, &new.id);
     assert_eq!(created.len(), 1, "creation of the new container");
+    // the hook's own record, not what the daemon makes of a container that nobody registered
+    let has_baseline = |event: &&&Event| event.creation.as_ref().is_some_and(|creation| creation.accounts.is_some());
+    assert_eq!(created.iter().filter(has_baseline).count(), 1, "the hook's record of the new container");
     let refused = created.iter().any(|event| event.creation.as_ref().is_some_and(|creation| creation.verdict.refused));
     assert_eq!(refused, !is_audit);
 }
