@@ -120,6 +120,8 @@ pub enum ContinueReason {
     Sealed,
     /// It starts a program; that is evidence and never refused by itself.
     StartsProgram,
+    /// The kernel itself refuses it, on nothing that could be exchanged meanwhile.
+    RefusedByKernel,
     /// A call or architecture that this version does not decode.
     NotDecoded,
     /// Something of ours failed, and the policy fails open there.

@@ -92,6 +92,8 @@ pub enum Effect {
     RunsAccountTool,
     /// Opens a way past the interception (io_uring).
     Bypasses,
+    /// Asks for a seccomp listener of its own. The kernel refuses it with EBUSY beside acctguard's (seccomp_unotify(2)).
+    Listens,
     /// Its arguments could not be read or resolved, so it is not known to be harmless.
     Unresolved,
 }
@@ -104,7 +106,7 @@ pub struct Attempt {
     pub call: &'static str,
     /// How it concerns the databases.
     pub effect: Effect,
-    /// The database concerned; `None` for [`Effect::Bypasses`], [`Effect::Unresolved`] and account tools.
+    /// The database concerned; `None` for [`Effect::Bypasses`], [`Effect::Listens`], [`Effect::Unresolved`] and account tools.
     pub database: Option<DatabasePath>,
     /// The path argument that led to the database, byte for byte as the process gave it. `None` for calls by descriptor.
     pub path_as_asked: Option<Vec<u8>>,

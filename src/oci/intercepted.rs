@@ -24,6 +24,9 @@ pub const WRITE_INTENT_BITS: [u64; 5] = [ACCESS_MODE_BITS[0], ACCESS_MODE_BITS[1
 pub const WRITE_INTENT_MASK: u64 =
     WRITE_INTENT_BITS[0] | WRITE_INTENT_BITS[1] | WRITE_INTENT_BITS[2] | WRITE_INTENT_BITS[3] | WRITE_INTENT_BITS[4];
 
+/// `SECCOMP_FILTER_FLAG_NEW_LISTENER` (linux/seccomp.h). No operation of seccomp(2) but `SECCOMP_SET_MODE_FILTER` takes flags.
+const NEW_LISTENER_BITS: [u64; 1] = [1 << 3];
+
 /// Which calls of one name are intercepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ArgumentTest {
@@ -34,6 +37,11 @@ pub enum ArgumentTest {
         /// Index of the flags argument.
         flags_argument: u32,
     },
+    /// Those that ask for a seccomp listener.
+    NewListener {
+        /// Index of the flags argument.
+        flags_argument: u32,
+    },
 }
 
 impl ArgumentTest {
@@ -41,37 +49,42 @@ impl ArgumentTest {
     /// "this bit, and none of the ones before". Empty for [`ArgumentTest::Always`].
     #[must_use]
     pub fn intercepted_when(self) -> Vec<Condition> {
-        let Self::WriteIntent { flags_argument } = self else {
-            return Vec::new();
-        };
+        let Some((flags_argument, bits)) = self.any_bit_of() else { return Vec::new() };
         let mut mask = 0;
-        let mut conditions = Vec::with_capacity(WRITE_INTENT_BITS.len());
-        for bit in WRITE_INTENT_BITS {
+        let mut conditions = Vec::with_capacity(bits.len());
+        for bit in bits {
             mask |= bit;
-            conditions.push(Condition::masked(flags_argument, mask, bit));
+            conditions.push(Condition::masked(flags_argument, mask, *bit));
         }
         conditions
+    }
+
+    /// The argument and the bits of which it must have one; `None` for [`ArgumentTest::Always`].
+    const fn any_bit_of(self) -> Option<(u32, &'static [u64])> {
+        match self {
+            Self::Always => None,
+            Self::WriteIntent { flags_argument } => Some((flags_argument, &WRITE_INTENT_BITS)),
+            Self::NewListener { flags_argument } => Some((flags_argument, &NEW_LISTENER_BITS)),
+        }
+    }
+
+    /// The same as one mask.
+    fn mask(self) -> Option<(u32, u64)> {
+        self.any_bit_of().map(|(argument, bits)| (argument, bits.iter().fold(0, |mask, bit| mask | bit)))
     }
 
     /// When a call is not intercepted; `None` for [`ArgumentTest::Always`].
     #[must_use]
     pub fn let_go_when(self) -> Option<Condition> {
-        match self {
-            Self::Always => None,
-            Self::WriteIntent { flags_argument } => Some(Condition::masked(flags_argument, WRITE_INTENT_MASK, 0)),
-        }
+        self.mask().map(|(argument, mask)| Condition::masked(argument, mask, 0))
     }
 
     /// Whether a call with these arguments is intercepted. The kernel uses the low half of a flags word only.
     #[must_use]
     pub fn holds(self, arguments: &[u64; 6]) -> bool {
-        match self {
-            Self::Always => true,
-            Self::WriteIntent { flags_argument } => usize::try_from(flags_argument)
-                .ok()
-                .and_then(|index| arguments.get(index))
-                .is_none_or(|flags| flags & WRITE_INTENT_MASK != 0),
-        }
+        let Some((argument, mask)) = self.mask() else { return true };
+        let flags = usize::try_from(argument).ok().and_then(|index| arguments.get(index));
+        flags.is_none_or(|flags| flags & mask != 0)
     }
 }
 
@@ -96,7 +109,7 @@ pub struct Group {
 }
 
 /// The table.
-pub const GROUPS: [Group; 13] = [
+pub const GROUPS: [Group; 14] = [
     Group {
         comment: "open for writing: any of O_WRONLY, O_RDWR, access mode 3, O_CREAT, O_TRUNC, O_TMPFILE; reading stays native",
         names: &["open"],
@@ -179,6 +192,11 @@ pub const GROUPS: [Group; 13] = [
         names: &["io_uring_setup", "acct"],
         test: ArgumentTest::Always,
     },
+    Group {
+        comment: "a listener of its own, which the kernel refuses: a task has one at most; other filters stay native",
+        names: &["seccomp"],
+        test: ArgumentTest::NewListener { flags_argument: 1 },
+    },
 ];
 
 /// Every intercepted call, in the table's order.
@@ -243,12 +261,10 @@ pub fn localhost_profile(architectures: &[&str], listener_path: &str, listener_m
 #[must_use]
 pub fn table() -> Value {
     let group = |group: &Group| {
-        let when = match group.test {
-            ArgumentTest::Always => json!("always"),
-            ArgumentTest::WriteIntent { flags_argument } => {
-                json!({"argument": flags_argument, "any_bit_of": WRITE_INTENT_MASK})
-            }
-        };
+        let when = group
+            .test
+            .mask()
+            .map_or_else(|| json!("always"), |(argument, mask)| json!({"argument": argument, "any_bit_of": mask}));
         json!({"comment": group.comment, "names": group.names, "intercepted": when})
     };
     json!({
@@ -273,6 +289,22 @@ mod tests {
             let let_go = test.let_go_when().expect("has one").holds(&arguments);
             assert_eq!(matching, usize::from(test.holds(&arguments)), "flags {flags:#o}");
             assert_eq!(let_go, !test.holds(&arguments), "flags {flags:#o}");
+        }
+    }
+
+    #[test]
+    fn of_filters_only_those_with_a_listener_are_intercepted() {
+        let test = find("seccomp").expect("listed").test;
+        for (arguments, expected) in [
+            ([1, 0, 7, 0, 0, 0], false),
+            ([1, 0b11_0111, 7, 0, 0, 0], false),
+            ([1, 1 << 3, 7, 0, 0, 0], true),
+            ([1, 0b10_1001, 7, 0, 0, 0], true),
+            ([2, 0, 7, 8, 8, 8], false),
+        ] {
+            assert_eq!(test.holds(&arguments), expected, "{arguments:?}");
+            assert_eq!(test.intercepted_when().iter().any(|one| one.holds(&arguments)), expected, "{arguments:?}");
+            assert_eq!(test.let_go_when().expect("has one").holds(&arguments), !expected, "{arguments:?}");
         }
     }
 

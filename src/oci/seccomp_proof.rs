@@ -398,6 +398,7 @@ fn names() -> impl Strategy<Value = Vec<String>> {
         "open_by_handle_at",
         "linkat",
         "io_uring_setup",
+        "seccomp",
         "read",
         "socket",
         "clone",

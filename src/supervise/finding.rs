@@ -44,7 +44,7 @@ pub fn attempt(
     event.session.clone_from(&sighting.session);
     event.actor = Some(sighting.acting.actor.clone());
     event.operation = Some(operation(sighting));
-    event.verdict = Some(verdict(sighting.outcome, vec![witness.word()], witness.errno()));
+    event.verdict = Some(verdict(sighting.outcome, vec![witness.word()], sighting.errno(witness)));
     event.incident = Some(incident);
     event.count = count;
     event
@@ -52,6 +52,8 @@ pub fn attempt(
 
 fn attempt_severity(sighting: &Sighting) -> Severity {
     match (sighting.outcome, sighting.seen.attempt.effect) {
+        // its own program does not get what it wants; no account is concerned
+        (_, Effect::Listens) => Severity::Medium,
         (Outcome::Blocked, _) => Severity::High,
         (_, Effect::RunsAccountTool) => Severity::Low,
         _ => Severity::Medium,
@@ -78,6 +80,7 @@ const fn effect_word(effect: Effect) -> &'static str {
         Effect::ReplacesAncestor => "replaces_ancestor",
         Effect::RunsAccountTool => "runs_account_tool",
         Effect::Bypasses => "bypasses",
+        Effect::Listens => "listens",
         Effect::Unresolved => "unresolved",
     }
 }

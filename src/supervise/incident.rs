@@ -70,8 +70,19 @@ impl Sighting {
             Effect::Aliases => 3,
             Effect::Unresolved => 2,
             Effect::Bypasses => 1,
-            Effect::RunsAccountTool => 0,
+            Effect::RunsAccountTool | Effect::Listens => 0,
         }
+    }
+
+    /// Name of the errno that it ended with when it was refused, as `witness` saw.
+    #[must_use]
+    pub fn errno(&self, witness: Witness) -> &'static str {
+        if self.seen.attempt.effect == Effect::Listens { "EBUSY" } else { witness.errno() }
+    }
+
+    /// Whether it was refused something that concerns accounts.
+    fn is_refusal(&self) -> bool {
+        self.outcome == Outcome::Blocked && self.seen.attempt.effect != Effect::Listens
     }
 
     fn process(&self) -> ProcessKey {
@@ -272,20 +283,25 @@ impl Act {
     /// Name of the errno that what was refused of it ended with.
     #[must_use]
     pub fn errno(&self) -> &'static str {
-        let refused = self.kinds.iter().find(|kind| kind.sighting.outcome == Outcome::Blocked);
+        let refused = self.kinds.iter().find(|kind| kind.sighting.is_refusal());
         refused.map_or(Witness::Notify, |kind| kind.witness).errno()
+    }
+
+    /// Whether something of it was refused that concerns accounts. What was too much to be kept may have been.
+    fn was_refused(&self) -> bool {
+        self.blocked > 0 && (self.kinds.len() >= MAX_KINDS || self.sightings().any(Sighting::is_refusal))
     }
 
     /// Whether there is something to tell: a change, or something blocked that was not told yet.
     #[must_use]
     pub fn is_worth_telling(&self) -> bool {
-        !self.changes.is_empty() || (self.blocked > 0 && !self.told)
+        !self.changes.is_empty() || self.has_untold_refusal()
     }
 
     /// Whether something blocked is to be told.
     #[must_use]
     pub fn has_untold_refusal(&self) -> bool {
-        self.blocked > 0 && !self.told
+        self.was_refused() && !self.told
     }
 
     /// Notes that everything up to now has been told.

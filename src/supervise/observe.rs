@@ -174,11 +174,15 @@ impl Observer<'_> {
             Operation::IoUringSetup | Operation::Accounting { on: true } => {
                 Ok(vec![self.without_database(Effect::Bypasses, None, Vec::new())])
             }
+            Operation::InstallFilter { listener: true } => {
+                Ok(vec![self.without_database(Effect::Listens, None, vec!["SECCOMP_FILTER_FLAG_NEW_LISTENER"])])
+            }
             // an empty directory holds no database, and chroot only changes how the caller's later paths are read
             Operation::Unlink { directory: true, .. }
             | Operation::OpenByHandle { .. }
             | Operation::OpenTree { clone: false, .. }
             | Operation::Accounting { on: false }
+            | Operation::InstallFilter { listener: false }
             | Operation::ChangeRoot => Ok(Vec::new()),
         }
     }

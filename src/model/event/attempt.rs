@@ -89,7 +89,7 @@ pub struct Operation {
     /// The account database concerned.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub database: Option<String>,
-    /// In what way: `writes`, `replaces`, `aliases`, `replaces_ancestor`, `runs_account_tool`, `bypasses`, `unresolved`.
+    /// In what way: `writes`, `replaces`, `aliases`, `replaces_ancestor`, `runs_account_tool`, `bypasses`, `listens`, `unresolved`.
     pub effect: String,
     /// Flags by name.
     #[serde(default)]

@@ -4,6 +4,7 @@
 //! * `enforce` fails closed: what changes a database, gives it another name, moves what lies above it, opens a way past the
 //!   interception, or *could not be understood* is refused with EPERM.
 //! * Running an account tool is evidence; it is never refused by itself.
+//! * A seccomp listener beside acctguard's is refused by the kernel, in every mode; that is left to it.
 //! * `allow` exceptions are parsed and validated but not yet decided: an enforcing policy refuses what they name as well.
 
 use crate::model::attempt::Attempt;
@@ -38,6 +39,11 @@ pub enum Decision {
         /// Which part of the policy said so.
         rule: String,
     },
+    /// The kernel refuses it, whatever policy says.
+    RefusedByKernel {
+        /// In the place of a rule: why.
+        rule: String,
+    },
 }
 
 /// Decides one attempt. Pure: the same policy and attempt always give the same answer.
@@ -45,6 +51,9 @@ pub enum Decision {
 pub fn decide(applied: &Applied, attempt: &Attempt) -> Decision {
     let rule = applied.mode_source.to_owned();
     match (applied.mode, attempt.effect) {
+        (_, Effect::Listens) => {
+            Decision::RefusedByKernel { rule: "a process has one seccomp listener at most".to_owned() }
+        }
         (Mode::Off | Mode::Audit, _) => Decision::Allow { rule },
         (Mode::Enforce, Effect::RunsAccountTool) => Decision::Allow { rule: "account tools may run".to_owned() },
         (

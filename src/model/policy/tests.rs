@@ -179,8 +179,11 @@ fn enforce_refuses_all_but_running_a_tool() {
                     assert!(blocked && errno == EPERM && rule == "mode", "{mode} {effect:?}");
                 }
                 Decision::Allow { .. } => assert!(!blocked, "{mode} {effect:?}"),
+                Decision::RefusedByKernel { .. } => panic!("{mode} {effect:?} is for policy to decide"),
             }
         }
+        let decision = decide(&applied, &attempt(Effect::Listens));
+        assert!(matches!(decision, Decision::RefusedByKernel { .. }), "{mode}: {decision:?}");
     }
 }
 

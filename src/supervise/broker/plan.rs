@@ -122,6 +122,7 @@ impl Planner<'_> {
             | Operation::ChangeRoot
             | Operation::Execute { .. }
             | Operation::Accounting { .. }
+            | Operation::InstallFilter { .. }
             | Operation::IoUringSetup => Ok(Plan::LetGo),
         }
     }

@@ -178,6 +178,7 @@ calls! {
     Execveat         "execveat"          322 545 358 281 387
     IoUringSetup     "io_uring_setup"    425 425 425 425 425
     Acct             "acct"              163 163 51  89  51
+    Seccomp          "seccomp"           317 317 354 277 383
 }
 
 #[cfg(test)]

@@ -178,6 +178,12 @@ pub enum Operation {
         /// Whether it is switched on: a null pointer switches it off.
         on: bool,
     },
+    /// seccomp.
+    InstallFilter {
+        /// Whether a filter is to be installed with a listener of its own. A null pointer in the place of the filter only asks
+        /// whether the kernel knows the flags (seccomp(2), "ERRORS", EFAULT; libseccomp's `_sys_chk_flag_kernel`).
+        listener: bool,
+    },
 }
 
 /// A decoded call.
@@ -298,6 +304,7 @@ fn operation(call: Call, abi: Abi, [a, b, c, d, e, _]: [u64; 6]) -> Operation {
         Call::Chroot => Operation::ChangeRoot,
         Call::IoUringSetup => Operation::IoUringSetup,
         Call::Acct => Operation::Accounting { on: a != 0 },
+        Call::Seccomp => Operation::InstallFilter { listener: asks_for_listener([a, b, c]) },
         Call::Execve => execute(followed(a), b, abi),
         Call::Execveat => execute(path_at(a, b, e), c, abi),
         Call::Mount | Call::MoveMount | Call::OpenTree | Call::Umount | Call::Umount2 => {
@@ -306,6 +313,13 @@ fn operation(call: Call, abi: Abi, [a, b, c, d, e, _]: [u64; 6]) -> Operation {
         Call::Fsconfig => configure([a, b, c, d, e]),
         _ => attribute_operation(call, [a, b, c, d, e]),
     }
+}
+
+/// Whether seccomp(2) with these arguments installs a filter with a listener (linux/seccomp.h).
+const fn asks_for_listener([operation, flags, filter]: [u64; 3]) -> bool {
+    const SET_MODE_FILTER: u32 = 1;
+    const NEW_LISTENER: u32 = 1 << 3;
+    word(operation) == SET_MODE_FILTER && word(flags) & NEW_LISTENER != 0 && filter != 0
 }
 
 /// truncate and the calls that change mode, owner or extended attributes.

@@ -146,6 +146,10 @@ fn cases() -> Vec<(Call, [u64; 6], Operation)> {
         (Call::Rmdir, [1, 0, 0, 0, 0, 0], Operation::Unlink { path: cwd(1, Entry), directory: true }),
         (Call::Acct, [1, 0, 0, 0, 0, 0], Operation::Accounting { on: true }),
         (Call::Acct, [0, 0, 0, 0, 0, 0], Operation::Accounting { on: false }),
+        (Call::Seccomp, [1, 0x28, 5, 0, 0, 0], Operation::InstallFilter { listener: true }),
+        (Call::Seccomp, [1, 8, 0, 0, 0, 0], Operation::InstallFilter { listener: false }),
+        (Call::Seccomp, [1, 7, 5, 0, 0, 0], Operation::InstallFilter { listener: false }),
+        (Call::Seccomp, [2, 8, 5, 0, 0, 0], Operation::InstallFilter { listener: false }),
     ]
 }
 
@@ -177,6 +181,7 @@ fn upper_halves_mean_nothing() {
             } else {
                 let ints: &[usize] = match call {
                     Call::Openat | Call::OpenByHandleAt => &[0, 2],
+                    Call::Seccomp => &[0, 1],
                     Call::Renameat2 | Call::Linkat | Call::MoveMount => &[0, 2, 4],
                     Call::Renameat => &[0, 2],
                     Call::Unlinkat | Call::OpenTree | Call::Setxattrat | Call::Removexattrat => &[0, 2],

@@ -527,4 +527,6 @@ fn programs() {
     assert_eq!(seen[0].attempt.object_path.as_deref(), Some(&b"/usr/sbin/useradd"[..]));
     assert_eq!(world.told(Call::Execve, &[world.text("/usr/bin/true"), 0, 0]), NOTHING);
     assert_eq!(world.told(Call::IoUringSetup, &[8, 0]), "Bypasses");
+    assert_eq!(world.told(Call::Seccomp, &[1, 8, 64]), "Listens");
+    assert_eq!(world.told(Call::Seccomp, &[1, 8, 0]), NOTHING, "only asks whether the kernel knows the flag");
 }

@@ -51,7 +51,8 @@ impl Supervisor {
             })
             .collect();
         let is_blocked = judged.iter().any(|(_, _, decision)| matches!(decision, Decision::Block { .. }));
-        let outcome = if is_blocked { Outcome::Blocked } else { Outcome::Allowed };
+        let is_refused = judged.iter().any(|(_, _, decision)| !matches!(decision, Decision::Allow { .. }));
+        let outcome = if is_refused { Outcome::Blocked } else { Outcome::Allowed };
         let mut answer = if is_blocked { Answer::Errno(Errno::PERM) } else { let_go(policy, &judged) };
         let mut known_acting = None;
         for (mut seen, concerned, decision) in judged {
@@ -97,7 +98,7 @@ impl Supervisor {
         outcome: Outcome,
         now: Moment,
     ) -> OnRecord {
-        let (Decision::Allow { rule } | Decision::Block { rule, .. }) = decision;
+        let (Decision::Allow { rule } | Decision::Block { rule, .. } | Decision::RefusedByKernel { rule }) = decision;
         // a session of the neighbour's container is none of this one
         let (acting, session) = if concerned.is_neighbour {
             (Arc::new(acting.seen_by_neighbour(self.case.container_id().as_str())), None)
@@ -134,6 +135,9 @@ fn record(concerned: &Concerned, sighting: Sighting) -> OnRecord {
 }
 
 fn let_go(policy: &Applied, judged: &[(Seen, Concerned, Decision)]) -> Answer {
+    if judged.iter().any(|(_, _, decision)| matches!(decision, Decision::RefusedByKernel { .. })) {
+        return Answer::Continue(ContinueReason::RefusedByKernel);
+    }
     let only_programs = judged.iter().all(|(seen, ..)| seen.attempt.effect == Effect::RunsAccountTool);
     Answer::Continue(match policy.mode {
         Mode::Off | Mode::Audit => ContinueReason::AuditOnly,

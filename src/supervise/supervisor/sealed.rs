@@ -114,6 +114,7 @@ fn places(request: &Request, target: &dyn Target) -> Result<Vec<Place>, TargetEr
         | Operation::ChangeRoot
         | Operation::Execute { .. }
         | Operation::Accounting { .. }
+        | Operation::InstallFilter { .. }
         | Operation::IoUringSetup => Ok(Vec::new()),
         Operation::Change { .. } | Operation::OpenByHandle { .. } => Err(TargetError::Gone),
     }
