@@ -1,6 +1,7 @@
 //! What is known of one thread for acting in its place: its credentials and its terminal.
 
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use rustix::fs::AtFlags;
 use rustix::fs::Mode;
@@ -33,6 +34,14 @@ pub struct ThreadCredentials {
     pub bounding_capabilities: u64,
     /// File mode creation mask.
     pub umask: u32,
+}
+
+/// How long thread `tid` has run on a processor: the first field of `/proc/TID/schedstat` (sched-stats.rst), nanoseconds. `None` where
+/// the kernel keeps no account of it.
+#[must_use]
+pub fn time_run(tid: u32) -> Option<Duration> {
+    let text = read_file(&open_process(tid).ok()?, tid, "schedstat", MAX_STATUS_BYTES).ok()?;
+    std::str::from_utf8(&text).ok()?.split(' ').next()?.parse().ok().map(Duration::from_nanos)
 }
 
 /// `/proc/TID/status` of a thread, kept open. It is of that one thread, whoever has the number later (fs/proc/base.c,

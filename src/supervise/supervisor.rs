@@ -24,6 +24,7 @@ use crate::kernel::seccomp_notify::Delivery;
 use crate::kernel::seccomp_notify::Listener;
 use crate::kernel::seccomp_notify::ListenerError;
 use crate::kernel::seccomp_notify::Notification;
+use crate::model::attempt::Attempt;
 use crate::model::event::Kind;
 use crate::model::event::Session;
 use crate::model::event::Severity;
@@ -54,8 +55,9 @@ use crate::supervise::supervisor::reply::Kept;
 
 pub use crate::supervise::supervisor::reply::Reply;
 
-/// A call that comes again within this time with an answer undelivered is the same call: a signal cancelled and re-issued it.
-const REISSUE_WINDOW: Duration = Duration::from_millis(100);
+/// A call that comes again within this time with an answer undelivered, and means the same, is the same call: a signal or the
+/// freezer cancelled and re-issued it.
+const REISSUE_WINDOW: Duration = Duration::from_secs(5);
 /// Most calls remembered for that.
 const MAX_RECENT: usize = 32;
 
@@ -80,9 +82,13 @@ enum Phase {
 
 /// A call with attempts in it that was answered.
 struct Recent {
+    /// Of the notification that was answered last.
+    id: u64,
     tid: u32,
     number: i32,
     arguments: [u64; 6],
+    /// What it meant: the memory behind its arguments may hold something else when it comes again.
+    attempts: Vec<Attempt>,
     at: Moment,
     answer: Answer,
     undelivered: bool,
@@ -208,13 +214,14 @@ impl Supervisor {
     /// Notes what became of an answer; needed only by callers of [`Supervisor::handle`] that answer themselves.
     pub fn note_delivery(&mut self, notification: &Notification, delivery: Delivery) {
         if delivery == Delivery::TargetGone {
-            for recent in self.recent.iter_mut().filter(|recent| recent.is_of(notification)) {
+            // one that was cancelled before it was decided is no repeat of the same call before it
+            for recent in self.recent.iter_mut().filter(|recent| recent.id == notification.id) {
                 recent.undelivered = true;
             }
             if self.undelivered.len() >= MAX_RECENT {
                 self.undelivered.pop_front();
             }
-            self.undelivered.extend(self.last_deed.take());
+            self.undelivered.extend(self.last_deed.take().map(Kept::undelivered));
         }
         self.last_deed = None;
     }
@@ -232,6 +239,9 @@ impl Supervisor {
             return Reply::let_go(ContinueReason::RuntimeInit);
         }
         self.phase = Phase::Workload;
+        for kept in &mut self.undelivered {
+            kept.note_call(notification);
+        }
         let policy = self.case.policy();
         if is_first_execve {
             self.learn_session(notification, &decoded, now);
@@ -261,7 +271,7 @@ impl Supervisor {
                 }
             },
         };
-        if let Some(answer) = self.reissued(notification, now) {
+        if let Some(answer) = self.reissued(notification, &seen, now) {
             return Reply::Answer(answer);
         }
         Reply::Answer(self.decide(notification, seen, &policy, is_first_execve, now))
@@ -301,10 +311,15 @@ impl Supervisor {
         self.recorder.record_or_keep(event);
     }
 
-    fn reissued(&mut self, notification: &Notification, now: Moment) -> Option<Answer> {
+    /// The answer to the same call, decided already, that was kept from its caller.
+    fn reissued(&mut self, notification: &Notification, seen: &[Seen], now: Moment) -> Option<Answer> {
         let recent = self.recent.iter_mut().find(|recent| {
-            recent.undelivered && recent.is_of(notification) && now.since(recent.at) <= REISSUE_WINDOW
+            recent.undelivered
+                && recent.is_of(notification)
+                && recent.attempts.iter().eq(seen.iter().map(|seen| &seen.attempt))
+                && now.since(recent.at) <= REISSUE_WINDOW
         })?;
+        recent.id = notification.id;
         recent.at = now;
         recent.undelivered = false;
         Some(recent.answer)
@@ -322,15 +337,17 @@ impl Supervisor {
         self.listener.is_valid(notification.id).then(|| Arc::new(acting))
     }
 
-    fn remember(&mut self, notification: &Notification, answer: Answer, now: Moment) {
+    fn remember(&mut self, notification: &Notification, attempts: Vec<Attempt>, answer: Answer, now: Moment) {
         self.recent.retain(|recent| !recent.is_of(notification));
         if self.recent.len() >= MAX_RECENT {
             self.recent.pop_front();
         }
         self.recent.push_back(Recent {
+            id: notification.id,
             tid: notification.tid,
             number: notification.nr,
             arguments: notification.args,
+            attempts,
             at: now,
             answer,
             undelivered: false,

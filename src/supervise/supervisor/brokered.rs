@@ -74,7 +74,8 @@ impl Supervisor {
             };
             let mut reason = ContinueReason::NotAnAccountDatabase;
             if !seen.is_empty() {
-                match self.decide(notification, seen, policy, is_first_execve, now) {
+                let decided = self.reissued(notification, &seen, now);
+                match decided.unwrap_or_else(|| self.decide(notification, seen, policy, is_first_execve, now)) {
                     Answer::Continue(allowed) => reason = allowed,
                     refused => return Reply::Answer(refused),
                 }

@@ -42,6 +42,7 @@ impl Supervisor {
         if !self.listener.is_valid(notification.id) {
             return Answer::Continue(ContinueReason::NotAnAccountDatabase);
         }
+        let attempts = seen.iter().map(|seen| seen.attempt.clone()).collect();
         let judged: Vec<(Seen, Concerned, Decision)> = seen
             .into_iter()
             .map(|seen| {
@@ -69,7 +70,7 @@ impl Supervisor {
                 answer = Answer::Errno(Errno::PERM);
             }
         }
-        self.remember(notification, answer, now);
+        self.remember(notification, attempts, answer, now);
         answer
     }
 

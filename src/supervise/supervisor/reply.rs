@@ -10,10 +10,14 @@ use crate::kernel::pidfd::Process;
 use crate::kernel::seccomp_notify::Answer;
 use crate::kernel::seccomp_notify::ContinueReason;
 use crate::kernel::seccomp_notify::Notification;
+use crate::kernel::thread;
 use crate::supervise::moment::Moment;
 
 /// A deed whose reply did not arrive is kept for so long: for as long as a signal handler may run.
 const KEPT_WINDOW: Duration = Duration::from_secs(5);
+
+/// Most that a thread runs for a call that is made again after a freeze: the kernel's own work.
+const RUN_TO_MAKE_A_CALL_AGAIN: Duration = Duration::from_millis(1);
 
 /// A deed that was done for a call, and the reply to it.
 #[derive(Clone)]
@@ -24,12 +28,28 @@ pub(super) struct Kept {
     read: Vec<Vec<u8>>,
     pub(super) reply: Reply,
     at: Moment,
+    /// What its caller had run by when the reply did not arrive.
+    ran: Option<Duration>,
 }
 
 impl Kept {
     pub(super) fn new(notification: &Notification, read: Vec<Vec<u8>>, reply: Reply, at: Moment) -> Self {
         let Notification { tid, nr, args, .. } = *notification;
-        Self { tid, number: nr, arguments: args, read, reply, at }
+        Self { tid, number: nr, arguments: args, read, reply, at, ran: None }
+    }
+
+    /// The reply did not arrive.
+    pub(super) fn undelivered(self) -> Self {
+        let ran = thread::time_run(self.tid);
+        Self { ran, ..self }
+    }
+
+    /// Its caller, thread of `notification`, makes that call: if it is another one, it was not held up all the time.
+    pub(super) fn note_call(&mut self, notification: &Notification) {
+        let is_other = (self.number, self.arguments) != (notification.nr, notification.args);
+        if self.tid == notification.tid && is_other {
+            self.ran = None;
+        }
     }
 
     /// Its call came again, and may be interrupted again: under many signals for longer than the window.
@@ -42,7 +62,13 @@ impl Kept {
     pub(super) fn is_of(&self, notification: &Notification, read: &[Vec<u8>], now: Moment) -> bool {
         (self.tid, self.number, self.arguments) == (notification.tid, notification.nr, notification.args)
             && read.iter().all(|argument| self.read.contains(argument))
-            && now.since(self.at) <= KEPT_WINDOW
+            && (now.since(self.at) <= KEPT_WINDOW || self.has_run_nothing_since())
+    }
+
+    /// Whether its caller was stopped or frozen ever since, and so did nothing but make its call again.
+    fn has_run_nothing_since(&self) -> bool {
+        let now = thread::time_run(self.tid);
+        self.ran.zip(now).is_some_and(|(then, now)| now.saturating_sub(then) <= RUN_TO_MAKE_A_CALL_AGAIN)
     }
 }
 
