@@ -19,6 +19,7 @@ pub mod fd_passing;
 pub mod features;
 pub mod foreign_root;
 pub mod inherited;
+pub mod interruption;
 pub mod pidfd;
 pub mod process;
 pub mod program_format;

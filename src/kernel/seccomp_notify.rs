@@ -137,7 +137,14 @@ pub enum Answer {
     Errno(Errno),
     /// Return this value.
     Value(i64),
+    /// Be interrupted: the kernel restarts it after the signal or the freezer that its caller has to attend to, or gives it
+    /// EINTR where the handler was set without `SA_RESTART` (signal(7)). Only when that is certain to wait for the caller: the
+    /// kernel acts upon it on the way to user space and nowhere else.
+    Interrupted,
 }
+
+/// `ERESTARTSYS` (include/linux/errno.h), which never reaches user space while a signal waits.
+const RESTART: i32 = -512;
 
 /// What became of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -272,6 +279,7 @@ impl Listener {
             Answer::Continue(_) => (0, 0, notify::FLAG_CONTINUE),
             Answer::Errno(errno) => (0, errno.raw_os_error().saturating_abs().saturating_neg(), 0),
             Answer::Value(value) => (value, 0, 0),
+            Answer::Interrupted => (0, RESTART, 0),
         };
         loop {
             match notify::send(self.fd.as_fd(), id, value, error, flags) {

@@ -35,6 +35,8 @@ use crate::kernel::broker::Home;
 use crate::kernel::broker::Mount;
 use crate::kernel::broker::Operation as Deed;
 use crate::kernel::foreign_root::Searched;
+use crate::kernel::interruption::Watch;
+use crate::kernel::seccomp_notify::Answer;
 use crate::kernel::seccomp_notify::Listener;
 use crate::kernel::seccomp_notify::Notification;
 use crate::kernel::shared_area::Ledger;
@@ -109,6 +111,8 @@ pub enum CarriedOut {
     LetGo,
     /// It is answered when it is done, by a thread of its own.
     Later,
+    /// Something else waits for the process, which it would leave the call for: answered so.
+    Interrupted(Answer),
     /// The process is gone.
     Gone,
 }
@@ -275,9 +279,14 @@ impl Broker {
     ) -> Result<CarriedOut, CannotCarryOut> {
         let helper = self.helpers.pop().ok_or(BrokerError::Gone)?;
         let deadline = Instant::now().checked_add(PATIENCE);
+        let mut watch = Watch::new(notification.tid);
         while deadline.is_some_and(|deadline| Instant::now() < deadline) {
+            let interrupted = watch.look().map(waiting::interrupted_by);
             if !listener.is_valid(notification.id) {
                 return Ok(CarriedOut::Gone);
+            }
+            if let Some(answer) = interrupted {
+                return Ok(CarriedOut::Interrupted(answer));
             }
             match helper.wait(STEP) {
                 Err(BrokerError::Slow(_)) => {}

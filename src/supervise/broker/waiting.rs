@@ -11,6 +11,8 @@ use crate::kernel::Errno;
 use crate::kernel::broker::BrokerError;
 use crate::kernel::broker::Done;
 use crate::kernel::broker::Helper;
+use crate::kernel::interruption::Interruption;
+use crate::kernel::interruption::Watch;
 use crate::kernel::pidfd::Process;
 use crate::kernel::seccomp_notify::Added;
 use crate::kernel::seccomp_notify::Answer;
@@ -26,6 +28,14 @@ const STEP: Duration = Duration::from_millis(20);
 /// How long a helper may take to end.
 const END_LIMIT: Duration = Duration::from_millis(200);
 const STACK_BYTES: usize = 128 * 1024;
+
+/// What a call that is held up is answered when something else waits for its caller.
+pub const fn interrupted_by(interruption: Interruption) -> Answer {
+    match interruption {
+        Interruption::Certain => Answer::Interrupted,
+        Interruption::Likely => Answer::Errno(Errno::INTR),
+    }
+}
 
 /// Those that wait.
 #[derive(Debug, Default)]
@@ -64,7 +74,7 @@ impl Waiting {
         self.helpers.retain(|(_, helper)| helper.still_alive().unwrap_or(false));
         self.helpers.extend(helper.process().ok().map(|process| (tid, process)));
         let thread = std::thread::Builder::new().name("waits".to_owned()).stack_size(STACK_BYTES).spawn(move || {
-            wait(&helper, &listener, id, close_on_exec);
+            wait(tid, helper, &listener, id, close_on_exec);
             drop(kept);
             count.fetch_sub(1, Ordering::AcqRel);
         });
@@ -81,12 +91,22 @@ impl Drop for Kept {
     }
 }
 
-fn wait(helper: &Helper, listener: &Listener, id: u64, close_on_exec: bool) {
+fn wait(tid: u32, helper: Helper, listener: &Listener, id: u64, close_on_exec: bool) {
+    let mut watch = Watch::new(tid);
     // an answer that finds nobody any more, or a listener that is closed, is nobody's loss
     let _ = loop {
         match helper.wait(STEP) {
-            Err(BrokerError::Slow(_)) if listener.is_valid(id) => {}
-            Err(BrokerError::Slow(_)) => return,
+            Err(BrokerError::Slow(_)) => {
+                let interrupted = watch.look().map(interrupted_by);
+                if !listener.is_valid(id) {
+                    return;
+                }
+                if let Some(answer) = interrupted {
+                    // before the caller runs on: others would find somebody at the other end of a FIFO
+                    drop(helper);
+                    break listener.answer(id, answer);
+                }
+            }
             Ok(Done::Descriptor(file)) => {
                 let added = listener.add_descriptor(id, &file, close_on_exec);
                 drop(file);

@@ -88,6 +88,8 @@ impl Supervisor {
                 Ok(CarriedOut::Again) => continue,
                 Ok(CarriedOut::LetGo | CarriedOut::Gone) => return Reply::let_go(reason),
                 Ok(CarriedOut::Later) => return Reply::Later,
+                // nothing was done: it comes again as a new call
+                Ok(CarriedOut::Interrupted(answer)) => return Reply::Answer(answer),
                 Ok(CarriedOut::Value(value)) => Reply::Answer(Answer::Value(value)),
                 // opened while it waits, so that it is no other
                 Ok(CarriedOut::Exceeded) => return Reply::exceeded(pidfd::open_thread(notification.tid)),
