@@ -136,6 +136,8 @@ fn creation() -> Creation {
             intercepted: true,
             ground: Ground::Notify,
             installer: text("runtime"),
+            wait_killable: Some(false),
+            not_killable: text("an old runtime"),
             reasons: list(&["seen late"]),
         },
         verdict: CreationVerdict { result: "unexpected".into(), reasons: list(&["image"]), refused: false },

@@ -34,6 +34,7 @@ use crate::oci::identity::Known;
 use crate::oci::launcher_edit;
 use crate::oci::listener_state::ListenerState;
 use crate::oci::parameters::parameters;
+use crate::oci::seccomp_flags;
 use crate::supervise::ancestry::creator_of;
 use crate::supervise::supervisor::unregistered_session;
 
@@ -186,6 +187,10 @@ fn creation(service: &Service, workload: &Workload, bundle: Option<&Bundle>, pee
             intercepted: true,
             ground: Ground::of_listener(applied.mode),
             installer: Some("runtime".to_owned()),
+            wait_killable: bundle
+                .and_then(|bundle| bundle.config().pointer("/linux/seccomp"))
+                .map(seccomp_flags::waits_killable),
+            not_killable: None,
             reasons: vec!["the createRuntime hook did not run".to_owned()],
         },
         verdict,

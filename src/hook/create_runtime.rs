@@ -107,7 +107,12 @@ fn case<'a>(config: &'a Config, options: &CreateRuntime, id: &ContainerId, state
     deadline::step("reading the accounts of the root file system");
     let root = root_directory(&subject, state);
     let accounts = accounts(&root, &applied.databases);
-    let told = Told { unprotected: options.unprotected.as_deref(), ground: options.ground, reasons: &options.because };
+    let told = Told {
+        unprotected: options.unprotected.as_deref(),
+        not_killable: options.not_killable.as_deref(),
+        ground: options.ground,
+        reasons: &options.because,
+    };
     let mut protection = protection::observed(&subject.spec, &listener(config), &applied, told);
     protection.reasons.extend(lending::take_back(&subject.bundle, options.runtime_copy.as_deref()));
     protection.reasons.extend(options.unwatched.as_ref().map(|calls| redact::printable(calls.as_bytes())));

@@ -81,6 +81,9 @@ pub struct CreateRuntime {
     /// Which calls the interception cannot watch, or only in part, because of the workload's own seccomp profile.
     #[arg(long, value_name = "CALLS")]
     unwatched: Option<String>,
+    /// Why calls that are being answered do not wait killable.
+    #[arg(long, value_name = "REASON")]
+    not_killable: Option<String>,
     /// On which ground the shim put the container's own process: notify, broker or seal.
     #[arg(long, value_name = "GROUND", value_parser = parse_ground)]
     ground: Option<Ground>,

@@ -11,6 +11,7 @@ use crate::model::policy::OnUnprotected;
 use crate::model::policy::rule::Landlock;
 use crate::model::redact;
 use crate::oci::launcher_edit;
+use crate::oci::seccomp_flags;
 use crate::oci::spec_edit;
 
 /// How the daemon took a registration.
@@ -29,6 +30,8 @@ pub enum Daemon {
 pub struct Told<'a> {
     /// Why the interception could not be put in place.
     pub unprotected: Option<&'a str>,
+    /// Why calls that are being answered do not wait killable.
+    pub not_killable: Option<&'a str>,
     /// On which ground the container's own process was put.
     pub ground: Option<Ground>,
     /// Why not on a better one.
@@ -56,7 +59,17 @@ pub fn observed(spec: &Value, listener_path: &str, applied: &Applied, told: Told
     };
     let mut reasons: Vec<String> = reason.into_iter().collect();
     let ground = if intercepted { ground(spec, applied, told, &mut reasons) } else { Ground::None };
-    Protection { intercepted, ground, installer: intercepted.then(|| "runtime".to_owned()), reasons }
+    let wait_killable = intercepted.then(|| spec.pointer("/linux/seccomp").is_some_and(seccomp_flags::waits_killable));
+    let not_told = || "config.json does not set the flag: it was edited by no acctguard-runtime".to_owned();
+    let not_killable = told.not_killable.map(|reason| redact::printable(reason.as_bytes()));
+    Protection {
+        intercepted,
+        ground,
+        installer: intercepted.then(|| "runtime".to_owned()),
+        wait_killable,
+        not_killable: (wait_killable == Some(false)).then(|| not_killable.unwrap_or_else(not_told)),
+        reasons,
+    }
 }
 
 /// On which ground an intercepted container stands: what the shim put it on, when that can be seen in the document.
@@ -180,10 +193,30 @@ mod tests {
             (&plain, Some(Ground::Broker), &reasons, Ground::Broker, "not sealed: x"),
             (&plain, None, &[], Ground::Broker, "not created through acctguard-runtime"),
         ] {
-            let found = observed(spec, LISTENER, &enforce, Told { ground, reasons, unprotected: None });
+            let found = observed(spec, LISTENER, &enforce, Told { ground, reasons, ..Told::default() });
             assert_eq!(found.ground, expected, "{ground:?}");
             assert!(found.reasons.join("; ").contains(words), "{:?}", found.reasons);
             assert_eq!(found.reasons.is_empty(), words.is_empty(), "{:?}", found.reasons);
+        }
+    }
+
+    #[test]
+    fn what_signals_do_is_what_the_document_says() {
+        let audit = applied(Mode::Audit, OnUnprotected::Record);
+        let mut killable = spec(Some(LISTENER), "SCMP_ACT_NOTIFY");
+        seccomp_flags::set(&mut killable["linux"]["seccomp"], true);
+        let plain = spec(Some(LISTENER), "SCMP_ACT_NOTIFY");
+        for (spec, told, expected, words) in [
+            (&killable, None, Some(true), None),
+            (&plain, Some("an old\nruntime"), Some(false), Some("an old\\nruntime")),
+            (&plain, None, Some(false), Some("no acctguard-runtime")),
+            (&json!({}), Some("unused"), None, None),
+        ] {
+            let found = observed(spec, LISTENER, &audit, Told { not_killable: told, ..Told::default() });
+            assert_eq!(found.wait_killable, expected, "{spec}");
+            let reason = found.not_killable.as_deref();
+            assert_eq!(reason.is_some(), words.is_some(), "{reason:?}");
+            assert!(words.is_none_or(|words| reason.is_some_and(|reason| reason.contains(words))), "{reason:?}");
         }
     }
 

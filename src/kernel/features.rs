@@ -296,6 +296,13 @@ pub fn landlock_abi() -> Result<u32, String> {
     questions::abi_version().map_err(|errno| errno.to_string())
 }
 
+/// Whether calls that are being answered can wait killable (`SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV`): a question that costs one call;
+/// [`probe_all`] tries it.
+#[must_use]
+pub fn can_wait_killable() -> bool {
+    questions::knows_filter_flags(notify::FILTER_NEW_LISTENER | notify::FILTER_WAIT_KILLABLE_RECV)
+}
+
 fn landlock() -> Feature {
     feature(
         "Landlock",
@@ -373,6 +380,7 @@ mod tests {
     #[test]
     fn every_feature_of_this_machine_works_and_none_is_named_twice() {
         let features = probe_all();
+        assert!(can_wait_killable() && !questions::knows_filter_flags(1 << 31));
         let missing: Vec<_> =
             features.iter().filter(|feature| !feature.present && feature.name != "io_uring").collect();
         assert!(missing.is_empty(), "missing kernel features: {missing:#?}");

@@ -20,9 +20,11 @@ pub mod launcher_edit;
 pub mod listener_state;
 pub mod parameters;
 pub mod runtime_args;
+pub mod runtime_features;
 pub mod runtime_options;
 pub mod seccomp_closed;
 pub mod seccomp_condition;
+pub mod seccomp_flags;
 pub mod seccomp_merge;
 pub mod seccomp_profile;
 #[cfg(test)]

@@ -23,6 +23,7 @@ use serde_json::json;
 use crate::oci::intercepted;
 use crate::oci::intercepted::InterceptedCall;
 use crate::oci::seccomp_condition::Condition;
+use crate::oci::seccomp_flags;
 use crate::oci::seccomp_profile::Action;
 use crate::oci::seccomp_profile::Profile;
 use crate::oci::seccomp_profile::ProfileError;
@@ -113,6 +114,7 @@ pub fn remove(section: &Value, listener_path: &str) -> Option<Value> {
         return None;
     }
     let mut section = section.clone();
+    seccomp_flags::take_out(&mut section);
     let object = section.as_object_mut()?;
     object.shift_remove("listenerPath");
     object.shift_remove("listenerMetadata");

@@ -15,6 +15,7 @@ use crate::oci::launcher_edit;
 use crate::oci::launcher_edit::Launcher;
 use crate::oci::seccomp_closed;
 use crate::oci::seccomp_closed::UnknownCalls;
+use crate::oci::seccomp_flags;
 use crate::oci::seccomp_merge;
 use crate::oci::seccomp_merge::Conflict;
 use crate::oci::seccomp_merge::Listener;
@@ -32,6 +33,8 @@ const OWN_SECCOMP: &str = "--own-seccomp";
 const UNWATCHED: &str = "--unwatched";
 /// On which ground the container's own process is put, for the hook to put on record.
 const GROUND: &str = "--ground";
+/// Why calls that are being answered do not wait killable, for the hook to put on record.
+const NOT_KILLABLE: &str = "--not-killable";
 /// A hook's environment is what `env` says; without it the hook would inherit the runtime's (config.md, "POSIX-platform Hooks").
 const HOOK_ENV: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -48,8 +51,22 @@ pub struct Edit<'a> {
     pub interception: Interception<'a>,
     /// What is done about calls that the runtime's libseccomp does not know.
     pub unknown_calls: UnknownCalls,
+    /// What signals do to calls that are being answered.
+    pub signals: Signals<'a>,
     /// On which ground the container's own process is put, where it is intercepted.
     pub placement: Option<Placement<'a>>,
+}
+
+/// What signals do to calls that are being answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Signals<'a> {
+    /// Nothing: they wait until the call has its answer (`SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV`).
+    Wait,
+    /// They cancel it, and it comes again or fails with EINTR.
+    Cancel {
+        /// Why that cannot be helped, in one line.
+        reason: &'a str,
+    },
 }
 
 /// On which ground the container's own process is put.
@@ -159,7 +176,12 @@ pub fn edit(spec: &Value, edit: &Edit<'_>) -> Result<Edited, EditError> {
     let mut gaps: Vec<String> = own_argument(spec, UNWATCHED).into_iter().collect();
     let own = seccomp_before(spec, edit.listener.path);
     match edit.interception {
-        Interception::Install => install(object, edit, &own, &mut gaps)?,
+        Interception::Install => {
+            install(object, edit, &own, &mut gaps)?;
+            if let Some(section) = object.get_mut("linux").and_then(|linux| linux.get_mut("seccomp")) {
+                seccomp_flags::set(section, edit.signals == Signals::Wait);
+            }
+        }
         Interception::Off | Interception::Unprotected { .. } => {
             uninstall(object, edit.listener.path, &own);
             gaps.clear();
@@ -177,7 +199,11 @@ pub fn edit(spec: &Value, edit: &Edit<'_>) -> Result<Edited, EditError> {
     if !gaps.is_empty() {
         arguments.extend([UNWATCHED, &unwatched]);
     }
-    let placement = edit.placement.filter(|_| edit.interception == Interception::Install);
+    let installs = edit.interception == Interception::Install;
+    if let (true, Signals::Cancel { reason }) = (installs, edit.signals) {
+        arguments.extend([NOT_KILLABLE, reason]);
+    }
+    let placement = edit.placement.filter(|_| installs);
     put_on_ground(object, placement)?;
     let copy = placement.and_then(|placement| placement.runtime_copy).map(path_text).transpose()?;
     if let Some(placement) = placement {
@@ -337,6 +363,7 @@ mod tests {
             listener: LISTENER,
             interception,
             unknown_calls: UnknownCalls::AsProfile,
+            signals: Signals::Wait,
             placement: None,
         }
     }
@@ -446,6 +473,26 @@ mod tests {
         let twice = edit(&once.spec, &with(Interception::Install)).expect("edits");
         assert!(!twice.changed);
         assert_eq!(twice.gaps, [told]);
+    }
+
+    #[test]
+    fn flags_follow_the_runtime_and_the_hook_is_told() {
+        let under = |signals| Edit { signals, ..with(Interception::Install) };
+        let cancel = Signals::Cancel { reason: "an old runtime" };
+        for own in [json!(null), json!({"defaultAction": "SCMP_ACT_ERRNO", "flags": ["SECCOMP_FILTER_FLAG_LOG"]})] {
+            let spec = json!({"linux": {"seccomp": own}});
+            let waiting = edit(&spec, &under(Signals::Wait)).expect("edits").spec;
+            assert!(seccomp_flags::waits_killable(&waiting["linux"]["seccomp"]));
+            assert_eq!(own_argument(&waiting, NOT_KILLABLE), None);
+            assert!(!edit(&waiting, &under(Signals::Wait)).expect("edits").changed, "twice is once");
+            let cancelled = edit(&waiting, &under(cancel)).expect("edits").spec;
+            assert_eq!(cancelled, edit(&spec, &under(cancel)).expect("edits").spec, "another runtime later");
+            assert!(!seccomp_flags::waits_killable(&cancelled["linux"]["seccomp"]));
+            assert_eq!(own_argument(&cancelled, NOT_KILLABLE).as_deref(), Some("an old runtime"));
+            let off = edit(&waiting, &Edit { interception: Interception::Off, ..under(cancel) }).expect("edits").spec;
+            assert_eq!(off["linux"].get("seccomp").and_then(|seccomp| seccomp.get("flags")), own.get("flags"));
+            assert_eq!(own_argument(&off, NOT_KILLABLE), None);
+        }
     }
 
     #[test]

@@ -33,12 +33,14 @@ use crate::oci::spec_edit::Edited;
 use crate::oci::spec_edit::HOOK_NAME;
 use crate::oci::spec_edit::Interception;
 use crate::oci::spec_edit::Placement;
+use crate::oci::spec_edit::Signals;
 use crate::runtime_shim::Call;
 use crate::runtime_shim::ShimError;
 use crate::runtime_shim::UnprotectedCause;
 use crate::runtime_shim::handover::Handover;
 use crate::runtime_shim::program_search;
 use crate::runtime_shim::record;
+use crate::runtime_shim::signals;
 use crate::runtime_shim::standing;
 use crate::runtime_shim::standing::Decided;
 
@@ -83,9 +85,14 @@ pub fn prepare(call: &Call) -> Result<Handover, ShimError> {
         true => UnknownCalls::Refused,
         false => UnknownCalls::under(subject.applied.mode),
     };
+    let killable = match subject.applied.mode {
+        Mode::Off => Err("nothing is intercepted".to_owned()),
+        Mode::Audit | Mode::Enforce => signals::wait_killable(call),
+    };
+    let signals = killable.as_ref().map_or_else(|reason| Signals::Cancel { reason }, |()| Signals::Wait);
     let edit_with = |interception: Interception<'_>| {
-        let config_file = config_file.as_deref();
-        let edit = Edit { hook_program: &hook_program, config_file, listener, interception, unknown_calls, placement };
+        let (hook_program, config_file) = (hook_program.as_path(), config_file.as_deref());
+        let edit = Edit { hook_program, config_file, listener, interception, unknown_calls, signals, placement };
         spec_edit::edit(subject.bundle.config(), &edit)
     };
     let edited = match subject.applied.mode {

@@ -2,7 +2,7 @@
 //! runtime by execve(2), so that pid, descriptors, working directory, signals and exit code are the real runtime's.
 //!
 //! create and run: `create`. exec: `exec`. On which ground a process is put: `standing`, `program_search`; what the real
-//! runtime is handed: `handover`. restore is refused where policy enforces. Every other command is passed on at
+//! runtime is handed: `handover`. Whether signals leave calls alone: `signals`. restore is refused where policy enforces. Every other command is passed on at
 //! once. Which program the real runtime is: `real_runtime`. How engines are told of errors: `engine_log`.
 //! Invariant: the shim never waits for anything without a bound, and changes of a line that it passes on nothing but
 //! `--preserve-fds` and `--process`, for the launcher.
@@ -39,6 +39,7 @@ mod handover;
 mod program_search;
 mod real_runtime;
 mod record;
+mod signals;
 mod standing;
 
 /// EX_USAGE, sysexits.h.

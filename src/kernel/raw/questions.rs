@@ -41,3 +41,13 @@ pub fn io_uring_answer() -> Errno {
     let returned = unsafe { libc::syscall(libc::SYS_io_uring_setup, 0_u32, std::ptr::null_mut::<libc::c_void>()) };
     check(returned).err().unwrap_or(Errno::INVAL)
 }
+
+/// Whether seccomp(2) knows all of `flags` for a new filter: it is asked with no filter to install, and looks at flags first
+/// (kernel/seccomp.c, `seccomp_set_mode_filter`). Changes nothing.
+pub fn knows_filter_flags(flags: u64) -> bool {
+    // SAFETY: a null filter makes the kernel fail with EFAULT before it makes anything.
+    let returned = unsafe {
+        libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, std::ptr::null::<libc::c_void>())
+    };
+    check(returned).err() == Some(Errno::FAULT)
+}

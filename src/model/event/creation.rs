@@ -179,6 +179,13 @@ pub struct Protection {
     /// Who installed the filter: `runtime`, or absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub installer: Option<String>,
+    /// Whether a call that is being answered waits for that, whatever signals come but a deadly one
+    /// (`SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV`); absent without interception, and where it is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wait_killable: Option<bool>,
+    /// Why it does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_killable: Option<String>,
     /// Why, when protection is missing or less than asked for.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub reasons: Vec<String>,

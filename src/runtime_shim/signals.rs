@@ -1,0 +1,187 @@
+//! What a signal does to a call that is being answered: whether the real runtime can have it wait, as said by itself.
+//!
+//! It is asked once and the answer is kept in `run_dir` for the program that was asked, because every creation wants it. Invariant: a
+//! creation waits no longer than [`PATIENCE`] for it, and whatever goes wrong here means that calls do not wait killable.
+
+use std::fs;
+use std::fs::Metadata;
+use std::io::Read;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::path::PathBuf;
+use std::process::Command;
+use std::process::Stdio;
+use std::sync::mpsc;
+use std::time::Duration;
+use std::time::SystemTime;
+
+use serde::Deserialize;
+use serde::Serialize;
+
+use crate::kernel::features;
+use crate::oci::runtime_features;
+use crate::runtime_shim::Call;
+
+/// Longest that a runtime may take to say what it can do.
+const PATIENCE: Duration = Duration::from_millis(500);
+/// An answer is asked for again after this time: the runtime's libseccomp may have been exchanged beside it.
+const KEPT: Duration = Duration::from_secs(300);
+/// Most bytes of an answer.
+const MAX_BYTES: u64 = 256 * 1024;
+
+/// Which program was asked, and what it said.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Answer {
+    device: u64,
+    inode: u64,
+    bytes: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+    /// Why calls cannot wait killable; absent when they can.
+    reason: Option<String>,
+}
+
+impl Answer {
+    fn of(program: &Metadata, reason: Option<String>) -> Self {
+        Self {
+            device: program.dev(),
+            inode: program.ino(),
+            bytes: program.size(),
+            modified: (program.mtime(), program.mtime_nsec()),
+            changed: (program.ctime(), program.ctime_nsec()),
+            reason,
+        }
+    }
+}
+
+/// Whether calls wait killable under the real runtime of `call`.
+///
+/// # Errors
+/// One line that says why not.
+pub fn wait_killable(call: &Call) -> Result<(), String> {
+    if !features::can_wait_killable() {
+        return Err("the kernel cannot: it needs Linux 5.19".to_owned());
+    }
+    let path = call.real.path();
+    let program = fs::metadata(path).map_err(|error| format!("the runtime cannot be looked at: {error}"))?;
+    let file = kept_in(call, &program);
+    if let Some(known) = kept(&file, &program) {
+        return known.reason.map_or(Ok(()), Err);
+    }
+    let outcome = ask(path);
+    keep(&file, &Answer::of(&program, outcome.clone().err()));
+    outcome
+}
+
+/// Asks the runtime itself.
+fn ask(path: &Path) -> Result<(), String> {
+    let failed = |error: String| format!("the runtime does not tell its features: {error}");
+    let by_features = runtime_features::waits_killable(&output(path, "features").map_err(failed)?);
+    by_features.or_else(|reason| {
+        let version = output(path, "--version").map_err(failed)?;
+        runtime_features::version_waits_killable(&version).map_err(|_| reason)
+    })
+}
+
+/// What the runtime prints for `argument`, within [`PATIENCE`].
+fn output(path: &Path, argument: &str) -> Result<String, String> {
+    let mut command = Command::new(path);
+    command.arg(argument).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut child = command.spawn().map_err(|error| error.to_string())?;
+    let stdout = child.stdout.take().ok_or("it has no output")?;
+    let (sender, receiver) = mpsc::channel();
+    std::thread::spawn(move || {
+        let mut text = String::new();
+        let read = stdout.take(MAX_BYTES).read_to_string(&mut text).map(|_| text);
+        // nobody takes what comes too late
+        let _ = sender.send(read);
+    });
+    let answer = receiver.recv_timeout(PATIENCE);
+    // one that has answered is done; one that has not is not waited for
+    let ended = child.kill().and_then(|()| child.wait());
+    match (answer, ended) {
+        (Ok(Ok(text)), Ok(_)) => Ok(text),
+        (Ok(Err(error)), _) | (_, Err(error)) => Err(error.to_string()),
+        (Err(_), _) => Err(format!("it did not answer within {} ms", PATIENCE.as_millis())),
+    }
+}
+
+fn kept_in(call: &Call, program: &Metadata) -> PathBuf {
+    call.config.run_dir.join(format!("runtime-{:x}-{:x}.json", program.dev(), program.ino()))
+}
+
+/// What `program` said lately.
+fn kept(file: &Path, program: &Metadata) -> Option<Answer> {
+    let age = SystemTime::now().duration_since(fs::metadata(file).ok()?.modified().ok()?).ok()?;
+    let known: Answer = serde_json::from_slice(&fs::read(file).ok()?).ok()?;
+    (age < KEPT && known == Answer::of(program, known.reason.clone())).then_some(known)
+}
+
+/// Keeps an answer; where that fails the runtime is asked again next time.
+fn keep(file: &Path, answer: &Answer) {
+    let fresh = file.with_extension(format!("{}.new", std::process::id()));
+    let written = serde_json::to_vec(answer).map_err(Into::into).and_then(|bytes| fs::write(&fresh, bytes));
+    if written.and_then(|()| fs::rename(&fresh, file)).is_err() {
+        // there may be nothing to remove
+        let _ = fs::remove_file(&fresh);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    const SUPPORTED: &str =
+        r#"echo '{"linux":{"seccomp":{"supportedFlags":["SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"]}}}'"#;
+
+    fn runtime(folder: &Path, script: &str) -> PathBuf {
+        let path = folder.join("runtime");
+        fs::write(&path, format!("#!/bin/sh\n{script}\n")).expect("write");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("mode");
+        path
+    }
+
+    #[test]
+    fn a_runtime_is_asked_and_not_waited_for() {
+        let folder = tempfile::tempdir().expect("folder");
+        for (script, expected) in [
+            (SUPPORTED, Ok(())),
+            ("[ $1 = --version ] && echo crun version 1.8.1", Ok(())),
+            ("echo '{}'", Err("list no seccomp flags")),
+            ("exit 1", Err("not JSON")),
+            ("exec sleep 60", Err("did not answer within")),
+            ("sleep 60 & exit 1", Err("did not answer within")),
+        ] {
+            let begun = std::time::Instant::now();
+            let found = ask(&runtime(folder.path(), script));
+            assert!(begun.elapsed() < Duration::from_secs(10), "{script}");
+            match (&found, expected) {
+                (Ok(()), Ok(())) => {}
+                (Err(reason), Err(words)) => assert!(reason.contains(words), "{script}: {reason}"),
+                _ => panic!("{script}: {found:?}"),
+            }
+        }
+        assert!(ask(Path::new("/no/such/runtime")).is_err());
+    }
+
+    #[test]
+    fn an_answer_is_kept_for_the_program_that_gave_it() {
+        let folder = tempfile::tempdir().expect("folder");
+        let file = folder.path().join("runtime-1-2.json");
+        let path = runtime(folder.path(), "exit 0");
+        let program = fs::metadata(&path).expect("metadata");
+        assert_eq!(kept(&file, &program), None);
+        for reason in [None, Some("why".to_owned())] {
+            keep(&file, &Answer::of(&program, reason.clone()));
+            assert_eq!(kept(&file, &program).expect("kept").reason, reason);
+        }
+        let old = SystemTime::now().checked_sub(KEPT).expect("time");
+        fs::File::options().write(true).open(&file).expect("open").set_modified(old).expect("set time");
+        assert_eq!(kept(&file, &program), None, "asked again after a while");
+        keep(&file, &Answer::of(&program, None));
+        let exchanged = fs::metadata(runtime(folder.path(), "exit 1 # another")).expect("metadata");
+        assert_eq!(kept(&file, &exchanged), None, "another program");
+        keep(Path::new("/no/such/folder/file"), &Answer::of(&program, None));
+    }
+}
