@@ -98,7 +98,7 @@ impl Watch {
 
     fn judge(&mut self, signals: &Signals, others: &[Signals], now: Instant) -> Option<Interruption> {
         let shared = signals.shared & !signals.blocked;
-        let all_known = others.len() + 1 == usize::try_from(signals.threads).unwrap_or(usize::MAX);
+        let all_known = others.len().saturating_add(1) == usize::try_from(signals.threads).unwrap_or(usize::MAX);
         let only_here = all_known && others.iter().all(|other| shared & !other.blocked == 0);
         if signals.private & !signals.blocked != 0
             || shared != 0 && only_here

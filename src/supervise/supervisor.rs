@@ -234,6 +234,7 @@ impl Supervisor {
 
     fn handle_at(&mut self, notification: &Notification, now: Moment) -> Reply {
         let decoded = decode(notification.arch, notification.nr, notification.args);
+        let notification = &meant(notification, &decoded);
         let is_first_execve = self.phase == Phase::RuntimeInit && self.is_first_execve(notification, &decoded);
         if self.phase == Phase::RuntimeInit && !is_first_execve {
             return Reply::let_go(ContinueReason::RuntimeInit);
@@ -359,6 +360,16 @@ impl Recent {
     fn is_of(&self, notification: &Notification) -> bool {
         (self.tid, self.number, self.arguments) == (notification.tid, notification.nr, notification.args)
     }
+}
+
+/// The notification without what is left in the registers beyond its arguments: a program that makes its call again after EINTR has
+/// something else there.
+fn meant(notification: &Notification, decoded: &Decoded) -> Notification {
+    let mut meant = *notification;
+    if let Decoded::Request(request) = decoded {
+        meant.args.iter_mut().skip(request.call.argument_count()).for_each(|surplus| *surplus = 0);
+    }
+    meant
 }
 
 /// A session for an exec that nobody registered.

@@ -100,7 +100,7 @@ impl Row {
 }
 
 macro_rules! calls {
-    ($($call:ident $name:literal $x86_64:tt $x32:tt $i386:tt $aarch64:tt $arm:tt)*) => {
+    ($($call:ident $name:literal $count:literal $x86_64:tt $x32:tt $i386:tt $aarch64:tt $arm:tt)*) => {
         /// An intercepted call (`architecture.md` §7), named as in syscalls(2); the 32-bit variants keep their own names.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         pub enum Call {
@@ -110,6 +110,12 @@ macro_rules! calls {
         impl Call {
             /// All of them.
             pub const ALL: &'static [Self] = &[$(Self::$call),*];
+
+            /// How many arguments it has, the most of any architecture; what is in the other registers means nothing.
+            #[must_use]
+            pub const fn argument_count(self) -> usize {
+                match self { $(Self::$call => $count,)* }
+            }
 
             /// The name in syscalls(2).
             #[must_use]
@@ -127,58 +133,58 @@ macro_rules! calls {
 }
 
 calls! {
-//  call             name                x86_64 x32 i386 aarch64 arm
-    Open             "open"              2   2   5   -   5
-    Creat            "creat"             85  85  8   -   8
-    Openat           "openat"            257 257 295 56  322
-    Openat2          "openat2"           437 437 437 437 437
-    OpenByHandleAt   "open_by_handle_at" 304 304 342 265 371
-    Rename           "rename"            82  82  38  -   38
-    Renameat         "renameat"          264 264 302 38  329
-    Renameat2        "renameat2"         316 316 353 276 382
-    Link             "link"              86  86  9   -   9
-    Linkat           "linkat"            265 265 303 37  330
-    Symlink          "symlink"           88  88  83  -   83
-    Symlinkat        "symlinkat"         266 266 304 36  331
-    Unlink           "unlink"            87  87  10  -   10
-    Unlinkat         "unlinkat"          263 263 301 35  328
-    Rmdir            "rmdir"             84  84  40  -   40
-    Truncate         "truncate"          76  76  92  45  92
-    Truncate64       "truncate64"        -   -   193 -   193
-    Mknod            "mknod"             133 133 14  -   14
-    Mknodat          "mknodat"           259 259 297 33  324
-    Chmod            "chmod"             90  90  15  -   15
-    Fchmod           "fchmod"            91  91  94  52  94
-    Fchmodat         "fchmodat"          268 268 306 53  333
-    Fchmodat2        "fchmodat2"         452 452 452 452 452
-    Chown            "chown"             92  92  182 -   182
-    Chown32          "chown32"           -   -   212 -   212
-    Lchown           "lchown"            94  94  16  -   16
-    Lchown32         "lchown32"          -   -   198 -   198
-    Fchown           "fchown"            93  93  95  55  95
-    Fchown32         "fchown32"          -   -   207 -   207
-    Fchownat         "fchownat"          260 260 298 54  325
-    Setxattr         "setxattr"          188 188 226 5   226
-    Lsetxattr        "lsetxattr"         189 189 227 6   227
-    Fsetxattr        "fsetxattr"         190 190 228 7   228
-    Setxattrat       "setxattrat"        463 463 463 463 463
-    Removexattr      "removexattr"       197 197 235 14  235
-    Lremovexattr     "lremovexattr"      198 198 236 15  236
-    Fremovexattr     "fremovexattr"      199 199 237 16  237
-    Removexattrat    "removexattrat"     466 466 466 466 466
-    Mount            "mount"             165 165 21  40  21
-    MoveMount        "move_mount"        429 429 429 429 429
-    Fsconfig         "fsconfig"          431 431 431 431 431
-    OpenTree         "open_tree"         428 428 428 428 428
-    Umount           "umount"            -   -   22  -   -
-    Umount2          "umount2"           166 166 52  39  52
-    PivotRoot        "pivot_root"        155 155 217 41  218
-    Chroot           "chroot"            161 161 61  51  61
-    Execve           "execve"            59  520 11  221 11
-    Execveat         "execveat"          322 545 358 281 387
-    IoUringSetup     "io_uring_setup"    425 425 425 425 425
-    Acct             "acct"              163 163 51  89  51
-    Seccomp          "seccomp"           317 317 354 277 383
+//  call             name                # x86_64 x32 i386 aarch64 arm
+    Open             "open"              3 2   2   5   -   5
+    Creat            "creat"             2 85  85  8   -   8
+    Openat           "openat"            4 257 257 295 56  322
+    Openat2          "openat2"           4 437 437 437 437 437
+    OpenByHandleAt   "open_by_handle_at" 3 304 304 342 265 371
+    Rename           "rename"            2 82  82  38  -   38
+    Renameat         "renameat"          4 264 264 302 38  329
+    Renameat2        "renameat2"         5 316 316 353 276 382
+    Link             "link"              2 86  86  9   -   9
+    Linkat           "linkat"            5 265 265 303 37  330
+    Symlink          "symlink"           2 88  88  83  -   83
+    Symlinkat        "symlinkat"         3 266 266 304 36  331
+    Unlink           "unlink"            1 87  87  10  -   10
+    Unlinkat         "unlinkat"          3 263 263 301 35  328
+    Rmdir            "rmdir"             1 84  84  40  -   40
+    Truncate         "truncate"          2 76  76  92  45  92
+    Truncate64       "truncate64"        4 -   -   193 -   193
+    Mknod            "mknod"             3 133 133 14  -   14
+    Mknodat          "mknodat"           4 259 259 297 33  324
+    Chmod            "chmod"             2 90  90  15  -   15
+    Fchmod           "fchmod"            2 91  91  94  52  94
+    Fchmodat         "fchmodat"          3 268 268 306 53  333
+    Fchmodat2        "fchmodat2"         4 452 452 452 452 452
+    Chown            "chown"             3 92  92  182 -   182
+    Chown32          "chown32"           3 -   -   212 -   212
+    Lchown           "lchown"            3 94  94  16  -   16
+    Lchown32         "lchown32"          3 -   -   198 -   198
+    Fchown           "fchown"            3 93  93  95  55  95
+    Fchown32         "fchown32"          3 -   -   207 -   207
+    Fchownat         "fchownat"          5 260 260 298 54  325
+    Setxattr         "setxattr"          5 188 188 226 5   226
+    Lsetxattr        "lsetxattr"         5 189 189 227 6   227
+    Fsetxattr        "fsetxattr"         5 190 190 228 7   228
+    Setxattrat       "setxattrat"        6 463 463 463 463 463
+    Removexattr      "removexattr"       2 197 197 235 14  235
+    Lremovexattr     "lremovexattr"      2 198 198 236 15  236
+    Fremovexattr     "fremovexattr"      2 199 199 237 16  237
+    Removexattrat    "removexattrat"     4 466 466 466 466 466
+    Mount            "mount"             5 165 165 21  40  21
+    MoveMount        "move_mount"        5 429 429 429 429 429
+    Fsconfig         "fsconfig"          5 431 431 431 431 431
+    OpenTree         "open_tree"         3 428 428 428 428 428
+    Umount           "umount"            1 -   -   22  -   -
+    Umount2          "umount2"           2 166 166 52  39  52
+    PivotRoot        "pivot_root"        2 155 155 217 41  218
+    Chroot           "chroot"            1 161 161 61  51  61
+    Execve           "execve"            3 59  520 11  221 11
+    Execveat         "execveat"          5 322 545 358 281 387
+    IoUringSetup     "io_uring_setup"    2 425 425 425 425 425
+    Acct             "acct"              1 163 163 51  89  51
+    Seccomp          "seccomp"           3 317 317 354 277 383
 }
 
 #[cfg(test)]
