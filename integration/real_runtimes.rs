@@ -92,6 +92,7 @@ mod programs;
 mod seal;
 mod seal_roots;
 mod shim;
+mod signals;
 mod syslog;
 mod systemd;
 mod witnesses;
