@@ -58,7 +58,12 @@ impl OpenCase {
     ///
     /// # Errors
     /// No thread could be made.
-    pub fn start(case: Case, journal: Arc<Journal>, container: &str, place: Option<Place>) -> std::io::Result<Arc<Self>> {
+    pub fn start(
+        case: Case,
+        journal: Arc<Journal>,
+        container: &str,
+        place: Option<Place>,
+    ) -> std::io::Result<Arc<Self>> {
         let case = Arc::new(case);
         let open = Arc::new(Self {
             case,
