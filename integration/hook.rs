@@ -176,7 +176,14 @@ fn a_creation_is_registered_with_its_full_record() {
     assert_eq!(creation["accounts"]["uid_zero"], json!(["root", "toor"]));
     assert_eq!(creation["parameters"]["seccomp"], "SCMP_ACT_ERRNO");
     assert_eq!(creation["parameters"]["user"]["uid"], 7);
-    assert_eq!(creation["protection"], json!({"intercepted": true, "ground": "broker", "installer": "runtime"}));
+    let protection = json!({
+        "intercepted": true,
+        "ground": "broker",
+        "installer": "runtime",
+        "wait_killable": false,
+        "not_killable": "config.json does not set the flag: it was edited by no acctguard-runtime"
+    });
+    assert_eq!(creation["protection"], protection);
     assert_eq!(creation["verdict"]["result"], "expected");
     assert_eq!(creation["creator"]["user"], "root");
     // this test plays the runtime, so the creator's chain begins with this test's parent
