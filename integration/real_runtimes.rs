@@ -81,9 +81,12 @@ mod daemon;
 mod evasion;
 mod fidelity;
 mod harness;
+mod hung;
 mod landlock;
 mod mounts;
 mod neighbours;
+#[path = "chaos/obedient.rs"]
+mod obedient;
 mod overlays;
 mod programs;
 mod seal;

@@ -1,6 +1,7 @@
 //! What happens every few seconds: records that waited in the spool are taken in, containers that ended unnoticed are
 //! concluded.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use crate::store::spool::SpoolError;
 const INTERVAL: Duration = Duration::from_secs(5);
 /// How long a container may be registered before its init must be there.
 const GRACE: Duration = Duration::from_secs(10);
+const STACK_BYTES: usize = 512 * 1024;
 
 #[derive(Debug, thiserror::Error)]
 enum IntakeError {
@@ -24,7 +26,7 @@ enum IntakeError {
 }
 
 /// Runs until the worker ends.
-pub fn run(service: &Service) {
+pub fn run(service: &Arc<Service>) {
     while !service.stopping.load(Ordering::Acquire) {
         std::thread::sleep(INTERVAL);
         take_in_spool(service);
@@ -49,15 +51,26 @@ pub fn take_in_spool(service: &Service) {
     }
 }
 
-/// A container without listeners whose init is gone, and whose poststop hook did not come, has ended.
-fn conclude_ended(service: &Service) {
+/// A container without listeners whose init is gone, and whose poststop hook did not come, has ended. Each is concluded in a thread of
+/// its own: its databases are read once more, and a file system of one that hangs holds up no other.
+fn conclude_ended(service: &Arc<Service>) {
     for guarded in service.registry.all() {
         let idle = guarded.listeners() == 0 && guarded.since.elapsed() > GRACE;
-        if idle
-            && guarded.has_ended()
-            && let Err(error) = service.ended_unreported(&guarded, "process")
-        {
-            tracing::error!(container = guarded.id.as_str(), "its end is not recorded: {}", chain(&error));
+        if !idle || !guarded.has_ended() || !guarded.begin_concluding() {
+            continue;
+        }
+        let of_thread = (Arc::clone(service), Arc::clone(&guarded));
+        let thread = std::thread::Builder::new().name("concludes".to_owned()).stack_size(STACK_BYTES);
+        let spawned = thread.spawn(move || {
+            let (service, guarded) = of_thread;
+            if let Err(error) = service.ended_unreported(&guarded, "process") {
+                tracing::error!(container = guarded.id.as_str(), "its end is not recorded: {}", chain(&error));
+            }
+            guarded.has_concluded();
+        });
+        if let Err(error) = spawned {
+            guarded.has_concluded();
+            tracing::error!("cannot make a thread that concludes a container: {error}");
         }
     }
 }

@@ -3,7 +3,11 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
+use std::sync::mpsc::SyncSender;
+use std::sync::mpsc::TrySendError;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -31,6 +35,11 @@ const LOG_INTERVAL: Duration = Duration::from_secs(60);
 const MAX_DOMAINS: usize = 65_536;
 /// How far up a process's ancestors its container's init is looked for.
 const MAX_ANCESTORS: usize = 64;
+/// Most refusals of one container that wait to be looked at.
+const LANE_LENGTH: usize = 1024;
+/// After so long without any its thread ends.
+const LANE_LIFETIME: Duration = Duration::from_secs(5);
+const STACK_BYTES: usize = 512 * 1024;
 
 /// Reads until the worker is to end. Without the log, or with auditing off, one line says so: everything else goes on.
 pub fn run(service: &Service) {
@@ -44,7 +53,13 @@ pub fn run(service: &Service) {
     if see_to_auditing(service.config.kernel_audit) {
         service.cases.expect_refusals();
     }
-    let mut watch = RefusalWatch { service, domains: HashMap::new(), lost: Told::default(), foreign: Told::default() };
+    let mut watch = RefusalWatch {
+        service,
+        domains: HashMap::new(),
+        lanes: HashMap::new(),
+        lost: Told::default(),
+        foreign: Told::default(),
+    };
     while !service.stopping.load(Ordering::Acquire) {
         match log.read(WAIT) {
             Ok(refusals) => {
@@ -120,9 +135,69 @@ impl Told {
     }
 }
 
+/// What one container was refused waits here for a thread of its own, which looks at its databases: their file systems may hang. It
+/// ends when nothing comes for a while.
+struct Lane(SyncSender<(Arc<OpenCase>, Refusal)>, Arc<Mutex<bool>>);
+
+impl Lane {
+    fn begin() -> Self {
+        let (sender, receiver) = std::sync::mpsc::sync_channel::<(Arc<OpenCase>, Refusal)>(LANE_LENGTH);
+        let ended = Arc::new(Mutex::new(false));
+        let of_thread = Arc::clone(&ended);
+        let thread = std::thread::Builder::new().name("refusals".to_owned()).stack_size(STACK_BYTES);
+        let spawned = thread.spawn(move || {
+            loop {
+                let next = receiver.recv_timeout(LANE_LIFETIME).ok().or_else(|| {
+                    // nothing comes between this look and the end
+                    let mut ended = of_thread.lock().unwrap_or_else(PoisonError::into_inner);
+                    let last = receiver.try_recv().ok();
+                    *ended = last.is_none();
+                    last
+                });
+                let Some((open, refusal)) = next else { return };
+                note(&open, &refusal);
+            }
+        });
+        if let Err(error) = spawned {
+            tracing::error!("cannot make a thread for refusals: {error}");
+        }
+        Self(sender, ended)
+    }
+
+    fn has_ended(&self) -> bool {
+        *self.1.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// False when its thread has ended. What finds no room is told as a number.
+    fn takes(&self, open: &Arc<OpenCase>, refusal: &Refusal) -> bool {
+        let ended = self.1.lock().unwrap_or_else(PoisonError::into_inner);
+        if *ended {
+            return false;
+        }
+        match self.0.try_send((Arc::clone(open), refusal.clone())) {
+            Ok(()) => true,
+            Err(TrySendError::Disconnected(_)) => false,
+            Err(TrySendError::Full(_)) => {
+                open.case.note_unrecorded("more was refused than could be looked at");
+                true
+            }
+        }
+    }
+}
+
+fn note(open: &Arc<OpenCase>, refusal: &Refusal) {
+    if let Some(event) = open.case.note_refusal(refusal, Moment::now())
+        && let Err(error) = open.record(event)
+    {
+        open.case.note_unrecorded(&error.reason);
+    }
+    open.poke();
+}
+
 struct RefusalWatch<'a> {
     service: &'a Service,
     domains: HashMap<u64, ContainerId>,
+    lanes: HashMap<ContainerId, Lane>,
     lost: Told,
     foreign: Told,
 }
@@ -135,13 +210,13 @@ impl RefusalWatch<'_> {
             return;
         };
         let Some(open) = guarded.open_case() else { return };
-        let now = Moment::now();
-        if let Some(event) = open.case.note_refusal(refusal, now)
-            && let Err(error) = open.record(event)
-        {
-            open.case.note_unrecorded(&error.reason);
+        let is_here = self.lanes.get(&guarded.id).is_some_and(|lane| lane.takes(&open, refusal));
+        if !is_here {
+            let lane = Lane::begin();
+            lane.takes(&open, refusal);
+            self.lanes.retain(|_, lane| !lane.has_ended());
+            self.lanes.insert(guarded.id.clone(), lane);
         }
-        open.poke();
     }
 
     /// Whose domain it is: the container for which it was found before, of the process that was refused, or of the one that made it.

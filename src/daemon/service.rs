@@ -16,6 +16,7 @@ use crate::config::policy_files;
 use crate::control::ExecRegistration;
 use crate::control::Registration;
 use crate::daemon::cases::Cases;
+use crate::daemon::deadline_watch::DeadlineWatch;
 use crate::daemon::last_good;
 use crate::daemon::registry::Full;
 use crate::daemon::registry::Guarded;
@@ -78,6 +79,8 @@ pub struct Service {
     pub area: SharedArea,
     /// Open cases and the witness of the file systems.
     pub cases: Cases,
+    /// The watch over the threads that serve.
+    pub deadlines: DeadlineWatch,
     /// Set when the worker is to end.
     pub stopping: Arc<AtomicBool>,
     /// Line to the keeper.
@@ -119,6 +122,7 @@ impl Service {
             store: parts.store,
             registry: Registry::default(),
             area: parts.area,
+            deadlines: DeadlineWatch::default(),
             stopping: Arc::new(AtomicBool::new(false)),
             keeper: parts.keeper,
             policies: RwLock::new(parts.policies),

@@ -36,6 +36,8 @@ use crate::supervise::actor::Acting;
 use crate::supervise::broker;
 use crate::supervise::broker::Broker;
 use crate::supervise::broker::HelperProgram;
+use crate::supervise::broker::hand::Hand;
+use crate::supervise::broker::quota::Quota;
 use crate::supervise::case::Case;
 use crate::supervise::decode::Decoded;
 use crate::supervise::decode::Operation;
@@ -130,10 +132,16 @@ impl Supervisor {
         }
     }
 
-    /// The same, with a broker for what an enforced workload may do.
+    /// The same, with a broker for what an enforced workload may do, within what its container's `quota` leaves.
     #[must_use]
-    pub fn with_broker(self, program: HelperProgram) -> Self {
-        Self { broker: Some(Broker::new(program)), ..self }
+    pub fn with_broker(self, program: HelperProgram, quota: Arc<Quota>) -> Self {
+        Self { broker: Some(Broker::new(program, quota)), ..self }
+    }
+
+    /// By which whoever watches over this supervisor's thread stops what is being carried out; `None` without a broker.
+    #[must_use]
+    pub fn hand(&self) -> Option<Arc<Hand>> {
+        self.broker.as_ref().map(Broker::hand)
     }
 
     /// The same, beside other containers.

@@ -24,6 +24,7 @@
 mod configure;
 mod credentials;
 mod file_system;
+mod leftovers;
 mod message;
 mod open_flags;
 mod perform;
@@ -36,6 +37,7 @@ use std::os::unix::process::CommandExt;
 use std::process::Child;
 use std::process::Command;
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::event::PollFd;
@@ -57,6 +59,8 @@ pub use crate::kernel::raw::questions::has_x32;
 pub use credentials::CredentialError;
 pub use credentials::Credentials;
 pub use credentials::Home;
+pub use leftovers::Held;
+pub use leftovers::reap;
 pub use message::Configured;
 pub use message::Done;
 pub use message::Mount;
@@ -98,6 +102,9 @@ pub enum BrokerError {
     /// The namespaces of the target.
     #[error(transparent)]
     Home(#[from] CredentialError),
+    /// Its process descriptor.
+    #[error("cannot watch over a broker helper")]
+    Process(#[from] PidfdError),
     /// It did not answer in time.
     #[error("a broker helper did not answer in {} ms", .0.as_millis())]
     Slow(Duration),
@@ -116,7 +123,8 @@ pub enum BrokerError {
 #[derive(Debug)]
 pub struct Helper {
     socket: OwnedFd,
-    child: Child,
+    child: Ended,
+    process: Arc<Process>,
     home: Home,
 }
 
@@ -133,6 +141,7 @@ impl Helper {
         for end in [&socket, &theirs] {
             rustix::net::sockopt::set_socket_send_buffer_size(end, 2 * MAX_MESSAGE_BYTES).map_err(start)?;
         }
+        leftovers::reap();
         let child = Command::new(program)
             .arg0("acctguard-broker")
             .args(arguments)
@@ -141,7 +150,9 @@ impl Helper {
             .stdout(Stdio::null())
             .spawn()
             .map_err(BrokerError::Start)?;
-        let helper = Self { socket, child, home };
+        let child = Ended { child: Some(child), held: None };
+        let process = Arc::new(pidfd::open(child.id())?);
+        let helper = Self { socket, child, process, home };
         let entrance = Entrance {
             capabilities: helper.home.capabilities,
             has_user: helper.home.has_user,
@@ -158,12 +169,18 @@ impl Helper {
         }
     }
 
+    /// The same, with something that is dropped when its process is gone: later than the helper where a file system that hangs keeps
+    /// the process.
+    #[must_use]
+    pub fn holding(mut self, held: Held) -> Self {
+        self.child.held = Some(held);
+        self
+    }
+
     /// Its process, to end it while somebody else waits for its answer.
-    ///
-    /// # Errors
-    /// [`PidfdError`].
-    pub fn process(&self) -> Result<Process, PidfdError> {
-        pidfd::open(self.child.id())
+    #[must_use]
+    pub fn process(&self) -> &Arc<Process> {
+        &self.process
     }
 
     /// Where it lives.
@@ -244,11 +261,24 @@ impl Helper {
     }
 }
 
-impl Drop for Helper {
+/// A child that is killed when dropped.
+#[derive(Debug)]
+struct Ended {
+    child: Option<Child>,
+    held: Option<Held>,
+}
+
+impl Ended {
+    fn id(&self) -> u32 {
+        self.child.as_ref().map_or(0, Child::id)
+    }
+}
+
+impl Drop for Ended {
     fn drop(&mut self) {
-        // it may hang in a call that only a signal ends; a child that is gone already cannot be killed, and needs not be
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        if let Some(child) = self.child.take() {
+            leftovers::end(child, self.held.take());
+        }
     }
 }
 

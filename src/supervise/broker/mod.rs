@@ -8,10 +8,12 @@
 //! error here, and policy's to decide. Deliberately absent: any decision about databases.
 
 mod attributes;
+pub mod hand;
 mod layers;
 mod mounts;
 mod opens;
 mod plan;
+pub mod quota;
 pub mod remembering;
 mod waiting;
 
@@ -37,8 +39,10 @@ use crate::kernel::foreign_root::Searched;
 use crate::kernel::seccomp_notify::Listener;
 use crate::kernel::seccomp_notify::Notification;
 use crate::kernel::thread::StatusFile;
+use crate::supervise::broker::hand::Hand;
 use crate::supervise::broker::plan::Plan;
 use crate::supervise::broker::plan::Planner;
+use crate::supervise::broker::quota::Quota;
 use crate::supervise::broker::remembering::Remembering;
 use crate::supervise::broker::waiting::Waiting;
 use crate::supervise::decode::Request;
@@ -81,6 +85,17 @@ pub enum CannotCarryOut {
     /// Too many calls of this container wait already.
     #[error("{0} calls of this container wait for an open already")]
     TooManyWaiting(usize),
+    /// Too many helpers work for this container, or hang in its file systems, already.
+    #[error("{0} helper processes work for this container already, or hang in its file systems")]
+    TooManyHelpers(usize),
+}
+
+impl CannotCarryOut {
+    /// Whether the container itself brought it about: it could at any time it liked.
+    #[must_use]
+    pub fn is_the_containers_doing(&self) -> bool {
+        matches!(self, Self::TooManyWaiting(_) | Self::TooManyHelpers(_))
+    }
 }
 
 /// What became of a call.
@@ -117,6 +132,8 @@ pub struct Broker {
     /// Of threads that made a call lately.
     statuses: VecDeque<StatusFile>,
     waiting: Waiting,
+    quota: Arc<Quota>,
+    hand: Arc<Hand>,
 }
 
 /// Most helpers kept for one listener: a container's own namespaces, and those its processes make for themselves.
@@ -141,10 +158,23 @@ impl Caller {
 }
 
 impl Broker {
-    /// A broker without helpers yet.
+    /// A broker without helpers yet, which takes no more of them than the container's `quota` has.
     #[must_use]
-    pub fn new(program: HelperProgram) -> Self {
-        Self { program, helpers: Vec::new(), statuses: VecDeque::new(), waiting: Waiting::default() }
+    pub fn new(program: HelperProgram, quota: Arc<Quota>) -> Self {
+        Self {
+            program,
+            helpers: Vec::new(),
+            statuses: VecDeque::new(),
+            waiting: Waiting::default(),
+            quota,
+            hand: Arc::default(),
+        }
+    }
+
+    /// By which whoever watches over this thread stops what is being carried out.
+    #[must_use]
+    pub fn hand(&self) -> Arc<Hand> {
+        Arc::clone(&self.hand)
     }
 
     /// Reads whose call it is that thread `tid` makes. True of a notification that is still valid afterwards.
@@ -174,6 +204,19 @@ impl Broker {
     /// # Errors
     /// [`CannotCarryOut`].
     pub fn carry_out(
+        &mut self,
+        listener: &Arc<Listener>,
+        notification: &Notification,
+        request: &Request,
+        target: &Remembering<'_>,
+        caller: Option<Caller>,
+    ) -> Result<CarriedOut, CannotCarryOut> {
+        let outcome = self.plan_and_perform(listener, notification, request, target, caller);
+        self.hand.ends();
+        outcome
+    }
+
+    fn plan_and_perform(
         &mut self,
         listener: &Arc<Listener>,
         notification: &Notification,
@@ -238,12 +281,15 @@ impl Broker {
             // the limit is looked at before what the file system can hold (fs/attr.c, `inode_newsize_ok`)
             Ok(Done::Failed(Errno::FBIG)) if exceeds => Ok(CarriedOut::Exceeded),
             Ok(done) => Ok(carried_out(done, close_on_exec)),
-            Err(BrokerError::Slow(_)) if waits => self.wait_a_while(listener, notification, close_on_exec),
-            Err(error) => {
+            Err(CannotCarryOut::Helper(BrokerError::Slow(_))) if waits => {
+                self.wait_a_while(listener, notification, close_on_exec)
+            }
+            Err(CannotCarryOut::Helper(error)) => {
                 // whatever it still does, it does not do for the next call
                 self.helpers.pop();
                 Err(error.into())
             }
+            Err(error) => Err(error),
         }
     }
 
@@ -270,7 +316,9 @@ impl Broker {
                 }
             }
         }
-        self.waiting.add(notification.tid, helper, Arc::clone(listener), notification.id, close_on_exec)?;
+        let place = self.quota.waiting().ok_or(CannotCarryOut::TooManyWaiting(quota::MAX_WAITING))?;
+        let waits_for = Arc::clone(listener);
+        self.waiting.add(notification.tid, (helper, place), waits_for, notification.id, close_on_exec)?;
         Ok(CarriedOut::Later)
     }
 
@@ -283,7 +331,7 @@ impl Broker {
         on: &[Arc<OwnedFd>],
         searched: &[Arc<Searched>],
         limit: Duration,
-    ) -> Result<Done, BrokerError> {
+    ) -> Result<Done, CannotCarryOut> {
         match self.helpers.iter().position(|helper| helper.home().is(&home)) {
             Some(position) => {
                 let helper = self.helpers.remove(position);
@@ -293,14 +341,19 @@ impl Broker {
                 if self.helpers.len() >= MAX_HELPERS {
                     self.helpers.remove(0);
                 }
+                let place = self.quota.helper().ok_or(CannotCarryOut::TooManyHelpers(quota::MAX_HELPERS))?;
                 let arguments: Vec<&str> = self.program.arguments.iter().map(String::as_str).collect();
-                self.helpers.push(Helper::start(&self.program.path, &arguments, home, START_LIMIT)?);
+                let helper = Helper::start(&self.program.path, &arguments, home, START_LIMIT)?;
+                self.helpers.push(helper.holding(Box::new(place)));
             }
         }
         let helper = self.helpers.last().ok_or(BrokerError::Gone)?;
+        if !self.hand.begins(helper.process()) {
+            return Err(BrokerError::Gone.into());
+        }
         let on: Vec<BorrowedFd<'_>> = on.iter().map(|descriptor| descriptor.as_fd()).collect();
         let searched: Vec<&Searched> = searched.iter().map(Arc::as_ref).collect();
-        helper.perform(credentials, deed, &on, &searched, limit)
+        Ok(helper.perform(credentials, deed, &on, &searched, limit)?)
     }
 }
 
