@@ -113,7 +113,7 @@ pub fn run(config: Config) -> Result<(), WorkerError> {
     }
     start(&service, "listeners", move |service| listener_server::serve(service, &listener_socket))?;
     start(&service, "clients", move |service| control_server::serve(service, &control_socket))?;
-    start(&service, "housekeeping", |service| housekeeping::run(service))?;
+    start(&service, "housekeeping", housekeeping::run)?;
     start(&service, "landlock", |service| refusal_watch::run(service))?;
     service.tell_keeper(&Message::Serving, &[]).map_err(WorkerError::HandOver)?;
     let containers = service.registry.all().len();
