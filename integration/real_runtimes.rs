@@ -76,6 +76,7 @@ mod behaviours;
 mod call_findings;
 mod calls;
 mod cli;
+mod confinement;
 mod creation;
 mod daemon;
 mod evasion;

@@ -27,6 +27,7 @@ use rustix::net::SocketFlags;
 use rustix::net::SocketType;
 use rustix::net::sockopt;
 
+use crate::daemon::confinement;
 use crate::daemon::hand_over;
 use crate::daemon::hand_over::HandOverError;
 use crate::daemon::hand_over::Message;
@@ -150,6 +151,7 @@ impl Keeper {
                     .filter(|code| *code != 0)
                     .unwrap_or(1));
             }
+            confinement::explain(status);
             tracing::error!(
                 "the worker ended ({status}); its successor gets {} listeners in {} ms",
                 self.held.len(),

@@ -14,6 +14,7 @@
 pub mod case_thread;
 pub mod cases;
 pub mod change_watch;
+pub mod confinement;
 pub mod control_server;
 pub mod fd_keeper;
 pub mod hand_over;
@@ -21,6 +22,7 @@ pub mod housekeeping;
 pub mod identification;
 pub mod last_good;
 pub mod listener_server;
+pub mod log;
 mod neighbours;
 pub mod refusal_watch;
 pub mod registry;

@@ -23,6 +23,7 @@ use crate::daemon::registry::PendingExec;
 use crate::daemon::registry::Record;
 use crate::daemon::registry::Registry;
 use crate::daemon::registry::start_time;
+use crate::kernel::broker::Starter;
 use crate::kernel::shared_area::SharedArea;
 use crate::model::event::Container;
 use crate::model::event::Event;
@@ -82,6 +83,8 @@ pub struct Service {
     pub stopping: Arc<AtomicBool>,
     /// Line to the keeper.
     pub keeper: OwnedFd,
+    /// What starts the broker's helpers.
+    pub starter: Starter,
     policies: RwLock<PolicySet>,
     ended: Mutex<VecDeque<ContainerId>>,
 }
@@ -97,6 +100,8 @@ pub struct Parts {
     pub area: SharedArea,
     /// Line to the keeper.
     pub keeper: OwnedFd,
+    /// What starts the broker's helpers.
+    pub starter: Starter,
     /// Policies in force.
     pub policies: PolicySet,
 }
@@ -121,6 +126,7 @@ impl Service {
             area: parts.area,
             stopping: Arc::new(AtomicBool::new(false)),
             keeper: parts.keeper,
+            starter: parts.starter,
             policies: RwLock::new(parts.policies),
             ended: Mutex::new(VecDeque::new()),
         }

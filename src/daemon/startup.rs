@@ -1,6 +1,5 @@
 //! From the command line to a running keeper or worker. Always in the foreground, log on standard error.
 
-use std::io::IsTerminal;
 use std::os::fd::AsFd;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
@@ -26,10 +25,12 @@ use rustix::process::Rlimit;
 
 use crate::config::Config;
 use crate::config::findings;
+use crate::daemon::confinement;
 use crate::daemon::fd_keeper::Holdings;
 use crate::daemon::fd_keeper::Keeper;
 use crate::daemon::fd_keeper::KeeperError;
 use crate::daemon::last_good::write_private;
+use crate::daemon::log;
 use crate::daemon::service_manager::ServiceManager;
 use crate::daemon::shipper;
 use crate::daemon::worker_process;
@@ -41,6 +42,8 @@ use crate::sinks::syslog::FacilityError;
 
 /// The argument that makes this program a helper of the broker.
 pub const BE_A_HELPER: &str = "--helper";
+/// The argument that makes this program start helpers.
+pub const BE_A_STARTER: &str = "--starter";
 /// Listeners that can be served at one time.
 const SLOTS: usize = 16_384;
 /// How long a daemon that is ending may keep its successor waiting.
@@ -64,9 +67,12 @@ struct Arguments {
     /// Be a worker; used by the keeper only
     #[arg(long, hide = true)]
     worker: bool,
-    /// Be a helper of the broker; used by the worker only
+    /// Be a helper of the broker; used by what starts them only
     #[arg(long, hide = true)]
     helper: bool,
+    /// Start helpers of the broker; used by the worker only
+    #[arg(long, hide = true)]
+    starter: bool,
 }
 
 /// Why the daemon does not start.
@@ -135,8 +141,13 @@ pub fn main() -> ExitCode {
         broker::serve(std::io::stdin().as_fd());
         return ExitCode::SUCCESS;
     }
-    start_log();
+    log::start();
     abort_on_panic();
+    if arguments.starter {
+        confinement::confine_starter();
+        broker::serve_starts(std::io::stdin().as_fd(), "/proc/self/exe", &[BE_A_HELPER]);
+        return ExitCode::SUCCESS;
+    }
     let outcome = if arguments.worker { work(&arguments) } else { keep(&arguments) };
     match outcome {
         Ok(code) => ExitCode::from(code),
@@ -145,19 +156,6 @@ pub fn main() -> ExitCode {
             ExitCode::from(error.exit_code())
         }
     }
-}
-
-fn start_log() {
-    let filter = tracing_subscriber::EnvFilter::builder()
-        .with_default_directive(tracing::level_filters::LevelFilter::INFO.into())
-        .with_env_var("ACCTGUARD_LOG")
-        .from_env_lossy();
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_target(false)
-        .init();
 }
 
 /// A dead thread would leave its container waiting; a dead process is followed by another.
@@ -200,6 +198,7 @@ fn keep(arguments: &Arguments) -> Result<u8, StartError> {
         area: SharedArea::create(SLOTS)?,
         configuration: snapshot(&config)?,
     };
+    confinement::confine_keeper();
     let outcome = Keeper::new(holdings, ServiceManager::from_environment(), signals).run();
     for socket in [config.listener_socket(), config.control_socket()] {
         let _ = std::fs::remove_file(socket);

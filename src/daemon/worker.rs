@@ -14,7 +14,6 @@ use crate::daemon::hand_over::Message;
 use crate::daemon::neighbours::Others;
 use crate::daemon::registry::Guarded;
 use crate::daemon::service::Service;
-use crate::daemon::startup;
 use crate::kernel::seccomp_notify::Answer;
 use crate::kernel::seccomp_notify::ContinueReason;
 use crate::kernel::seccomp_notify::Listener;
@@ -26,7 +25,6 @@ use crate::model::event::Session;
 use crate::model::policy::Ground;
 use crate::model::workload::ContainerId;
 use crate::supervise::Recorder;
-use crate::supervise::broker::HelperProgram;
 use crate::supervise::supervisor::Origin;
 use crate::supervise::supervisor::Supervisor;
 
@@ -52,11 +50,6 @@ pub struct Label {
     /// On which ground its processes stand.
     #[serde(default)]
     pub ground: Ground,
-}
-
-/// This program, as a helper of the broker.
-fn helper_program() -> HelperProgram {
-    HelperProgram { path: "/proc/self/exe".to_owned(), arguments: vec![startup::BE_A_HELPER.to_owned()] }
 }
 
 fn others(service: &Arc<Service>, guarded: &Guarded) -> Arc<Others> {
@@ -144,7 +137,7 @@ fn start(
     let origin = Origin { pid: label.pid, session, ground: label.ground };
     let may_see_others = origin.session.is_some().then_some((new_supervisor, origin.clone()));
     let supervisor = new_supervisor(Arc::clone(&listener), Arc::clone(&open.case), recorder, origin)
-        .with_broker(helper_program())
+        .with_broker(service.starter.clone())
         .with_neighbours(others(service, &guarded));
     drop(open);
     guarded.add_listener();
@@ -188,7 +181,7 @@ impl Worker {
         let recorder: Arc<dyn Recorder> = Arc::<OpenCase>::clone(&view);
         let supervisor = new_supervisor(Arc::clone(&self.listener), Arc::clone(&view.case), recorder, origin);
         let others = others(&self.service, &self.guarded);
-        self.supervisor = supervisor.with_broker(helper_program()).with_neighbours(others);
+        self.supervisor = supervisor.with_broker(self.service.starter.clone()).with_neighbours(others);
         self.view = Some(view);
     }
 

@@ -8,6 +8,10 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::config::Config;
+use crate::config::SinkConfig;
+use crate::daemon::confinement;
+use crate::daemon::confinement::writing;
+use crate::daemon::confinement::writing::Places;
 use crate::daemon::control_server;
 use crate::daemon::hand_over;
 use crate::daemon::hand_over::HandOverError;
@@ -23,9 +27,12 @@ use crate::daemon::service::Parts;
 use crate::daemon::service::Service;
 use crate::daemon::service::ServiceError;
 use crate::daemon::shipper;
+use crate::daemon::startup;
 use crate::daemon::worker;
 use crate::daemon::worker::Delivered;
 use crate::daemon::worker::Label;
+use crate::kernel::broker::BrokerError;
+use crate::kernel::broker::Starter;
 use crate::kernel::seccomp_notify::Listener;
 use crate::kernel::seccomp_notify::ListenerError;
 use crate::kernel::shared_area::SharedArea;
@@ -68,6 +75,9 @@ pub enum WorkerError {
     /// A sink.
     #[error(transparent)]
     Facility(#[from] FacilityError),
+    /// What starts helpers.
+    #[error("cannot start what starts the broker's helpers")]
+    Starter(#[from] BrokerError),
     /// A thread.
     #[error("cannot make a thread")]
     Thread(#[source] std::io::Error),
@@ -94,11 +104,13 @@ struct Inheritance {
 pub fn run(config: Config) -> Result<(), WorkerError> {
     let keeper = rustix::io::fcntl_dupfd_cloexec(std::io::stdin().as_fd(), 3)
         .map_err(|errno| WorkerError::Line(errno.into()))?;
+    let starter = Starter::apart("/proc/self/exe", &[startup::BE_A_STARTER], "acctguard-starter")?;
+    confinement::confine_worker(&config);
     let inheritance = inherit(&keeper)?;
-    let store = Store::open(&config.store_file(), Retention::new(config.retention_days, config.store_max_mib))?;
+    let store = open_store(&config)?;
     let policies = service::first_policies(&config)?;
     let Inheritance { listener_socket, control_socket, area, heirlooms } = inheritance;
-    let service = Arc::new(Service::new(Parts { config, store: Arc::new(store), area, keeper, policies }));
+    let service = Arc::new(Service::new(Parts { config, store: Arc::new(store), area, keeper, starter, policies }));
     readmit_all(&service)?;
     for heirloom in heirlooms {
         let slot = heirloom.slot;
@@ -108,9 +120,9 @@ pub fn run(config: Config) -> Result<(), WorkerError> {
     }
     housekeeping::take_in_spool(&service);
     for sink in &service.config.sinks {
-        let sink = shipper::sink_of(sink)?;
-        shipper::start(Arc::clone(&service.store), sink, Arc::clone(&service.stopping)).map_err(WorkerError::Thread)?;
+        start_sink(&service, sink)?;
     }
+    start(&service, "starter", end_with_starter)?;
     start(&service, "listeners", move |service| listener_server::serve(service, &listener_socket))?;
     start(&service, "clients", move |service| control_server::serve(service, &control_socket))?;
     start(&service, "housekeeping", |service| housekeeping::run(service))?;
@@ -120,6 +132,29 @@ pub fn run(config: Config) -> Result<(), WorkerError> {
     tracing::info!(containers, policies = service.policies().documents.len(), "acctguard-daemon serves");
     obey(&service);
     Ok(())
+}
+
+/// The store's threads can write to the daemon's own directories only.
+fn open_store(config: &Config) -> Result<Store, WorkerError> {
+    let retention = Retention::new(config.retention_days, config.store_max_mib);
+    let open = || Store::open(&config.store_file(), retention);
+    let opened = writing::confined_to(&Places::of_store(config), open);
+    Ok(opened.map_err(|_| WorkerError::Thread(std::io::ErrorKind::Other.into()))??)
+}
+
+/// A sink's thread can write to its own directory, too.
+fn start_sink(service: &Arc<Service>, config: &SinkConfig) -> Result<(), WorkerError> {
+    let sink = shipper::sink_of(config)?;
+    let start = || shipper::start(Arc::clone(&service.store), sink, Arc::clone(&service.stopping));
+    let started = writing::confined_to(&Places::of_sink(&service.config, config), start);
+    started.unwrap_or_else(|_| Err(std::io::ErrorKind::Other.into())).map_err(WorkerError::Thread)
+}
+
+/// Without what starts helpers no call can be carried out; the next worker has another.
+fn end_with_starter(service: &Arc<Service>) {
+    service.starter.wait_for_end();
+    tracing::error!("the process that starts the broker's helpers is gone, and so is this worker");
+    std::process::abort();
 }
 
 fn start(

@@ -111,6 +111,20 @@ pub fn watch_thread(tid: u32) -> Result<Process, PidfdError> {
 }
 
 impl Process {
+    /// The process that `fd` is a descriptor of, pidfd_open(2): another process made it.
+    #[must_use]
+    pub const fn from_fd(fd: OwnedFd) -> Self {
+        Self { fd }
+    }
+
+    /// The same process by another descriptor. Close-on-exec.
+    ///
+    /// # Errors
+    /// `EMFILE` at the limit of open files.
+    pub fn try_clone(&self) -> Result<Self, Errno> {
+        rustix::io::fcntl_dupfd_cloexec(&self.fd, 3).map(Self::from_fd)
+    }
+
     /// Whether the process has not ended yet. A zombie has ended.
     ///
     /// # Errors

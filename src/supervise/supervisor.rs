@@ -15,6 +15,7 @@ use rustix::process::Signal;
 use uuid::Uuid;
 
 use crate::kernel::Errno;
+use crate::kernel::broker::Starter;
 use crate::kernel::pidfd::Process;
 use crate::kernel::process::Facts;
 use crate::kernel::seccomp_notify::Added;
@@ -35,7 +36,6 @@ use crate::supervise::actor;
 use crate::supervise::actor::Acting;
 use crate::supervise::broker;
 use crate::supervise::broker::Broker;
-use crate::supervise::broker::HelperProgram;
 use crate::supervise::case::Case;
 use crate::supervise::decode::Decoded;
 use crate::supervise::decode::Operation;
@@ -132,8 +132,8 @@ impl Supervisor {
 
     /// The same, with a broker for what an enforced workload may do.
     #[must_use]
-    pub fn with_broker(self, program: HelperProgram) -> Self {
-        Self { broker: Some(Broker::new(program)), ..self }
+    pub fn with_broker(self, starter: Starter) -> Self {
+        Self { broker: Some(Broker::new(starter)), ..self }
     }
 
     /// The same, beside other containers.

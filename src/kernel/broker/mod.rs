@@ -14,6 +14,7 @@
 //! | `configure` | fsconfig, and text with descriptors in it |
 //! | `file_system` | new file systems, in the target's namespaces |
 //! | `serve` | the helper's own loop |
+//! | `starter` | who starts helpers |
 //!
 //! Invariants: the helper has no descriptor of the supervisor's but its socket; it enters the namespaces and gives up what
 //! capabilities the target's bounding set lacks before it takes the first request; it ends with its socket. The last
@@ -28,14 +29,11 @@ mod message;
 mod open_flags;
 mod perform;
 mod serve;
+mod starter;
 
 use std::os::fd::AsFd;
 use std::os::fd::BorrowedFd;
 use std::os::fd::OwnedFd;
-use std::os::unix::process::CommandExt;
-use std::process::Child;
-use std::process::Command;
-use std::process::Stdio;
 use std::time::Duration;
 
 use rustix::event::PollFd;
@@ -49,8 +47,6 @@ use crate::kernel::Errno;
 use crate::kernel::fd_passing;
 use crate::kernel::fd_passing::PassingError;
 use crate::kernel::foreign_root::Searched;
-use crate::kernel::pidfd;
-use crate::kernel::pidfd::PidfdError;
 use crate::kernel::pidfd::Process;
 
 pub use crate::kernel::raw::questions::has_x32;
@@ -66,15 +62,18 @@ pub use message::Subject;
 pub use open_flags::check_open_flags;
 pub use open_flags::check_open_how;
 pub use serve::serve;
+pub use starter::Starter;
+pub use starter::serve_starts;
 
 use message::Entrance;
 use message::Reply;
 use message::Request;
+use starter::Started;
 
 /// Longest message in either direction: an extended attribute's value (64 KiB, xattr(7)) as text, and room.
 const MAX_MESSAGE_BYTES: usize = 512 * 1024;
 
-/// How long a helper may take to close what it has handed over.
+/// How long a helper may take to close what it has handed over, and to end.
 const CLOSE_LIMIT: Duration = Duration::from_secs(10);
 
 /// How long it may take to search directories.
@@ -116,16 +115,16 @@ pub enum BrokerError {
 #[derive(Debug)]
 pub struct Helper {
     socket: OwnedFd,
-    child: Child,
+    started: Started,
     home: Home,
 }
 
 impl Helper {
-    /// Starts `program` with `arguments`, by which it must call [`serve()`], for threads that live in `home`.
+    /// Has `starter` start one, for threads that live in `home`.
     ///
     /// # Errors
     /// [`BrokerError::Start`], [`BrokerError::Enter`].
-    pub fn start(program: &str, arguments: &[&str], home: Home, limit: Duration) -> Result<Self, BrokerError> {
+    pub fn start(starter: &Starter, home: Home, limit: Duration) -> Result<Self, BrokerError> {
         let start = |errno: Errno| BrokerError::Start(errno.into());
         let (socket, theirs) =
             rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
@@ -133,15 +132,8 @@ impl Helper {
         for end in [&socket, &theirs] {
             rustix::net::sockopt::set_socket_send_buffer_size(end, 2 * MAX_MESSAGE_BYTES).map_err(start)?;
         }
-        let child = Command::new(program)
-            .arg0("acctguard-broker")
-            .args(arguments)
-            .env_clear()
-            .stdin(Stdio::from(theirs))
-            .stdout(Stdio::null())
-            .spawn()
-            .map_err(BrokerError::Start)?;
-        let helper = Self { socket, child, home };
+        let started = starter.start(theirs)?;
+        let helper = Self { socket, started, home };
         let entrance = Entrance {
             capabilities: helper.home.capabilities,
             has_user: helper.home.has_user,
@@ -161,9 +153,9 @@ impl Helper {
     /// Its process, to end it while somebody else waits for its answer.
     ///
     /// # Errors
-    /// [`PidfdError`].
-    pub fn process(&self) -> Result<Process, PidfdError> {
-        pidfd::open(self.child.id())
+    /// `EMFILE` at the limit of open files.
+    pub fn process(&self) -> Result<Process, Errno> {
+        self.started.process().try_clone()
     }
 
     /// Where it lives.
@@ -246,9 +238,7 @@ impl Helper {
 
 impl Drop for Helper {
     fn drop(&mut self) {
-        // it may hang in a call that only a signal ends; a child that is gone already cannot be killed, and needs not be
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.started.end(CLOSE_LIMIT);
     }
 }
 
