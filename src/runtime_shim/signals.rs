@@ -9,12 +9,17 @@ use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::path::PathBuf;
+use std::process::ChildStdout;
 use std::process::Command;
 use std::process::Stdio;
-use std::sync::mpsc;
 use std::time::Duration;
+use std::time::Instant;
 use std::time::SystemTime;
 
+use rustix::event::PollFd;
+use rustix::event::PollFlags;
+use rustix::event::Timespec;
+use rustix::io::Errno;
 use serde::Deserialize;
 use serde::Serialize;
 
@@ -27,7 +32,7 @@ const PATIENCE: Duration = Duration::from_millis(500);
 /// An answer is asked for again after this time: the runtime's libseccomp may have been exchanged beside it.
 const KEPT: Duration = Duration::from_secs(300);
 /// Most bytes of an answer.
-const MAX_BYTES: u64 = 256 * 1024;
+const MAX_BYTES: usize = 256 * 1024;
 
 /// Which program was asked, and what it said.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -88,22 +93,33 @@ fn output(path: &Path, argument: &str) -> Result<String, String> {
     let mut command = Command::new(path);
     command.arg(argument).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
     let mut child = command.spawn().map_err(|error| error.to_string())?;
-    let stdout = child.stdout.take().ok_or("it has no output")?;
-    let (sender, receiver) = mpsc::channel();
-    std::thread::spawn(move || {
-        let mut text = String::new();
-        let read = stdout.take(MAX_BYTES).read_to_string(&mut text).map(|_| text);
-        // nobody takes what comes too late
-        let _ = sender.send(read);
-    });
-    let answer = receiver.recv_timeout(PATIENCE);
+    let answer = child.stdout.take().ok_or_else(|| "it has no output".to_owned()).and_then(read);
     // one that has answered is done; one that has not is not waited for
-    let ended = child.kill().and_then(|()| child.wait());
-    match (answer, ended) {
-        (Ok(Ok(text)), Ok(_)) => Ok(text),
-        (Ok(Err(error)), _) | (_, Err(error)) => Err(error.to_string()),
-        (Err(_), _) => Err(format!("it did not answer within {} ms", PATIENCE.as_millis())),
+    child.kill().and_then(|()| child.wait()).map_err(|error| error.to_string())?;
+    answer
+}
+
+/// All that comes within [`PATIENCE`]. Without a thread: with the first one, glibc handles a signal of its own, and what it was before
+/// would not be handed on to the container's process (nptl, `SIGSETXID`).
+fn read(mut stdout: ChildStdout) -> Result<String, String> {
+    let deadline = Instant::now() + PATIENCE;
+    let mut text = Vec::new();
+    let mut chunk = [0_u8; 4096];
+    while text.len() < MAX_BYTES {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let limit = Timespec { tv_sec: 0, tv_nsec: left.subsec_nanos().into() };
+        let mut polled = [PollFd::new(&stdout, PollFlags::IN)];
+        match rustix::event::poll(&mut polled, Some(&limit)) {
+            Ok(0) => return Err(format!("it did not answer within {} ms", PATIENCE.as_millis())),
+            Err(Errno::INTR) => continue,
+            other => other.map_err(|errno| errno.to_string())?,
+        };
+        match stdout.read(&mut chunk).map_err(|error| error.to_string())? {
+            0 => break,
+            count => text.extend(chunk.iter().take(count)),
+        }
     }
+    String::from_utf8(text).map_err(|error| error.to_string())
 }
 
 fn kept_in(call: &Call, program: &Metadata) -> PathBuf {
