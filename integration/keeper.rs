@@ -22,7 +22,7 @@ fn node(runtime: Runtime, mode: &str) -> Node {
 }
 
 /// A container that opens `/etc/passwd` for writing without end, and ends when that fails.
-fn caller(node: &Node) -> Bundle {
+pub fn caller(node: &Node) -> Bundle {
     let mut spec = Spec::new(&["/calls", "patience", "/etc/passwd"]);
     spec.no_new_privileges = true;
     let bundle = node.bundle(&spec);

@@ -15,8 +15,9 @@ use nix::unistd::Pid;
 use crate::harness::bundle::Spec;
 use crate::harness::command::finish;
 use crate::harness::events::of;
-use crate::harness::machine::{calls_program, program, repository};
+use crate::harness::machine::{program, repository};
 use crate::harness::node::{Node, PATIENCE, Runtime, policy};
+use crate::keeper::caller;
 
 const UNIT: &str = "acctguard-daemon.service";
 
@@ -118,12 +119,7 @@ fn what_systemd_holds_outlives_a_killed_keeper_and_a_restart() {
     let node = Node::prepare(Runtime::Runc, &policy("audit"), "[daemon]\n");
     let manager = Manager::start(&node);
     let mut keeper = serving(&node, &manager, None);
-    let mut spec = Spec::new(&["/calls", "patience", "/etc/passwd"]);
-    spec.no_new_privileges = true;
-    let bundle = node.bundle(&spec);
-    bundle.put("/calls", calls_program(), 0o755);
-    node.create(&bundle).ok();
-    finish(node.shim().arg("start").arg(&bundle.id)).ok();
+    let bundle = caller(&node);
     let assert_runs = |after: &str| {
         std::thread::sleep(Duration::from_millis(300));
         let state = finish(node.bare().arg("state").arg(&bundle.id)).ok().stdout;
