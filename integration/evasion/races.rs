@@ -74,22 +74,23 @@ impl Against {
 pub struct Bounds {
     attempts: u64,
     seconds: u64,
+    /// Only in this mode, where one is named.
+    mode: Option<String>,
     words: Vec<String>,
 }
 
 impl Bounds {
     /// From the words behind `races`.
     pub fn parse(words: &[String]) -> Result<Self, String> {
-        let mut bounds = Self { attempts: 1_000_000, seconds: 1_800, words: Vec::new() };
+        let mut bounds = Self { attempts: 1_000_000, seconds: 1_800, mode: None, words: Vec::new() };
         let mut words = words.iter().map(String::as_str);
         while let Some(word) = words.next() {
-            let mut number = || {
-                let text = words.next().ok_or_else(|| format!("{word} wants a number"))?;
-                text.parse().map_err(|error| format!("{word} {text}: {error}"))
-            };
+            let mut value = || words.next().ok_or_else(|| format!("{word} wants a value"));
+            let number = |text: &str| text.parse().map_err(|error| format!("{word} {text}: {error}"));
             match word {
-                "--attempts" => bounds.attempts = number()?,
-                "--seconds" => bounds.seconds = number()?,
+                "--attempts" => bounds.attempts = number(value()?)?,
+                "--seconds" => bounds.seconds = number(value()?)?,
+                "--mode" => bounds.mode = Some(mode(value()?)?),
                 _ if word.starts_with('-') => return Err(format!("races has no option {word}")),
                 _ => bounds.words.push(word.to_owned()),
             }
@@ -100,6 +101,10 @@ impl Bounds {
         Ok(bounds)
     }
 
+    fn grounds(&self) -> impl Iterator<Item = Against> {
+        Against::ALL.into_iter().filter(|against| self.mode.as_deref().is_none_or(|mode| against.mode() == mode))
+    }
+
     fn wants(&self, flip: &str) -> bool {
         self.words.is_empty() || self.words.iter().any(|word| flip.contains(word.as_str()))
     }
@@ -108,6 +113,11 @@ impl Bounds {
     fn flips<'a>(&self, flips: &[&'a str], against: Against) -> Vec<&'a str> {
         flips.iter().copied().filter(|flip| self.wants(flip) && against.meets(flip)).collect()
     }
+}
+
+fn mode(text: &str) -> Result<String, String> {
+    let known = Against::ALL.iter().any(|against| against.mode() == text);
+    known.then(|| text.to_owned()).ok_or_else(|| format!("--mode {text}: use audit or enforce"))
 }
 
 /// What became of a race.
@@ -149,7 +159,7 @@ pub fn run(bounds: &Bounds) -> bool {
     );
     let mut lost = 0;
     let mut sums = Vec::new();
-    for against in Against::ALL {
+    for against in bounds.grounds() {
         // The techniques take turns on the runtimes: which of them installed the filter makes no difference to a race.
         let nodes = Runtime::ALL.map(|runtime| Node::start(runtime, &against.policy()));
         for ((technique, flips), node) in TECHNIQUES.iter().zip(nodes.iter().cycle()) {
@@ -183,7 +193,7 @@ pub fn run(bounds: &Bounds) -> bool {
             sum.unfound.len()
         );
     }
-    for against in Against::ALL {
+    for against in bounds.grounds() {
         let (attempts, changes) = sums
             .iter()
             .filter(|(_, of, _)| *of == against)
