@@ -78,7 +78,15 @@ pub fn identify(
     };
     // the pid of the process that the listener is about; crun tells none for an exec
     let pid = if is_exec { state.pid } else { first_known([state.pid, state.state.pid, guarded.record().pid]) };
-    let label = Label { container: id, pid, session: session_id(session.as_ref()), exec_event, ground, runs: false };
+    let label = Label {
+        container: id,
+        pid,
+        session: session_id(session.as_ref()),
+        exec_event,
+        ground,
+        delivery: None,
+        runs: false,
+    };
     Ok(Delivered { listener: Arc::new(listener), guarded, session, label })
 }
 

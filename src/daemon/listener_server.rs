@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use serde::Serialize;
+use uuid::Uuid;
 
 use crate::daemon::control_server::is_trusted;
 use crate::daemon::identification;
@@ -73,11 +74,24 @@ pub enum DeliveryError {
     Listener(#[from] ListenerError),
 }
 
-/// What the next worker needs to know about a connection on which nothing has come yet.
+/// What the next worker needs to know about a connection whose listener is not served yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-struct Label {
+pub struct Label {
     /// Pid of the runtime.
     peer: u32,
+    /// By which a listener that came on it is known: with that, nothing is to come on it any more.
+    #[serde(default)]
+    pub delivery: Option<Uuid>,
+}
+
+/// A message and the listener in it.
+pub struct Received {
+    /// The message.
+    pub state: Box<ListenerState>,
+    /// The listener.
+    pub listener: Listener,
+    /// Whether it is still in the socket, with the listener: then whoever has the socket can receive it again.
+    pub unread: bool,
 }
 
 /// Accepts runtimes until the worker retires: those that come then are its successor's.
@@ -97,9 +111,10 @@ fn admit(service: &Arc<Service>, stream: UnixStream) {
     if !is_trusted(&stream) {
         return;
     }
-    let label = Label { peer: fd_passing::peer_credentials(stream.as_fd()).map_or(0, |peer| peer.pid) };
+    let peer = fd_passing::peer_credentials(stream.as_fd()).map_or(0, |peer| peer.pid);
+    let label = Label { peer, delivery: Some(Uuid::now_v7()) };
     let stream = Arc::new(stream);
-    // a Label is a number, which always has a JSON form
+    // a Label is two numbers, which always have a JSON form
     let text = serde_json::to_vec(&label).unwrap_or_default();
     let Some(number) = service.lines.hold_connection(text, Arc::<UnixStream>::clone(&stream)) else {
         tracing::error!(
@@ -111,12 +126,16 @@ fn admit(service: &Arc<Service>, stream: UnixStream) {
     start(service, stream, number, label);
 }
 
-/// Goes on with a connection that an earlier worker accepted and on which it had read nothing.
-pub fn go_on(service: &Arc<Service>, stream: UnixStream, number: u32, label: Vec<u8>) {
-    let peer = serde_json::from_slice(&label).map_or(0, |Label { peer }| peer);
+/// Goes on with a connection that an earlier worker accepted, unless its listener is among those that came by `deliveries`.
+pub fn go_on(service: &Arc<Service>, stream: UnixStream, number: u32, text: Vec<u8>, deliveries: &[Uuid]) {
+    let label = serde_json::from_slice(&text).unwrap_or(Label { peer: 0, delivery: None });
     let stream = Arc::new(stream);
-    service.lines.note(number, label, Arc::<UnixStream>::clone(&stream));
-    start(service, stream, number, Label { peer });
+    service.lines.note(number, text, Arc::<UnixStream>::clone(&stream));
+    if label.delivery.is_some_and(|delivery| deliveries.contains(&delivery)) {
+        service.lines.release(number);
+        return;
+    }
+    start(service, stream, number, label);
 }
 
 fn start(service: &Arc<Service>, stream: Arc<UnixStream>, number: u32, label: Label) {
@@ -124,7 +143,7 @@ fn start(service: &Arc<Service>, stream: Arc<UnixStream>, number: u32, label: La
     let thread = std::thread::Builder::new().name("delivery".to_owned()).stack_size(STACK_BYTES).spawn(move || {
         if !matches!(of_thread.retirement.wait(stream.as_fd()), Ok(Waited::Retired)) {
             let _busy = of_thread.retirement.busy();
-            take(&of_thread, &stream, label.peer);
+            take(&of_thread, &stream, label);
             of_thread.lines.release(number);
         }
     });
@@ -134,17 +153,25 @@ fn start(service: &Arc<Service>, stream: Arc<UnixStream>, number: u32, label: La
     }
 }
 
-fn take(service: &Arc<Service>, stream: &UnixStream, peer: u32) {
+/// The message stays in the socket until the keeper has the listener: should the worker end before, the next one takes it.
+fn take(service: &Arc<Service>, stream: &UnixStream, Label { peer, delivery }: Label) {
     match receive(stream) {
         Ok(None) => {}
-        Ok(Some((state, listener))) => {
+        Ok(Some(Received { state, listener, unread })) => {
             let container = state.state.id.chars().take(64).collect::<String>().escape_debug().to_string();
             let delivered = identification::identify(service, *state, listener, peer);
-            let served = delivered.map(|delivered| worker::serve_new(service, delivered));
+            let served = delivered.map(|mut delivered| {
+                delivered.label.delivery = delivery;
+                worker::serve_new(service, delivered)
+            });
             match served {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => tracing::error!(container, peer, "a listener is not served: {}", chain(&error)),
                 Err(error) => tracing::error!(container, peer, "a listener is not served: {}", chain(&error)),
+            }
+            if unread {
+                // a runtime would see a reset where something is left
+                let _ = fd_passing::receive(stream.as_fd(), &mut vec![0; CHUNK_BYTES]);
             }
         }
         Err(error) => tracing::warn!(peer, "what a runtime delivered is no listener: {}", chain(&error)),
@@ -155,29 +182,46 @@ fn take(service: &Arc<Service>, stream: &UnixStream, peer: u32) {
 ///
 /// # Errors
 /// [`DeliveryError`]; every descriptor that came is closed then.
-pub fn receive(stream: &UnixStream) -> Result<Option<(Box<ListenerState>, Listener)>, DeliveryError> {
+pub fn receive(stream: &UnixStream) -> Result<Option<Received>, DeliveryError> {
+    let mut chunk = vec![0_u8; CHUNK_BYTES];
+    let (count, descriptors) = ended_by_reset(fd_passing::peek(stream.as_fd(), &mut chunk))?;
+    if count == 0 {
+        return Ok(None);
+    }
+    if descriptors.len() > MAX_DESCRIPTORS {
+        return Err(DeliveryError::TooManyDescriptors);
+    }
+    if let Progress::Complete(state) = listener_state::parse_prefix(chunk.get(..count).unwrap_or_default())? {
+        return Ok(Some(Received { listener: pick(&state, descriptors)?, state, unread: true }));
+    }
+    // a long one comes in pieces: it is taken out of the socket
+    drop(descriptors);
+    stream.set_read_timeout(Some(MESSAGE_LIMIT)).map_err(DeliveryError::Limit)?;
     let mut text = Vec::new();
     let mut descriptors: Vec<OwnedFd> = Vec::new();
-    let mut chunk = vec![0_u8; CHUNK_BYTES];
     loop {
-        let (count, received) = match fd_passing::receive(stream.as_fd(), &mut chunk) {
-            Err(error) if matches!(error.errno(), Some(Errno::AGAIN)) => return Err(DeliveryError::TooSlow),
-            Err(error) if matches!(error.errno(), Some(Errno::CONNRESET)) => (0, Vec::new()),
-            other => other?,
-        };
+        let (count, received) = ended_by_reset(fd_passing::receive(stream.as_fd(), &mut chunk))?;
         if count == 0 {
-            return if text.is_empty() { Ok(None) } else { Err(DeliveryError::Truncated) };
+            return Err(DeliveryError::Truncated);
         }
-        stream.set_read_timeout(Some(MESSAGE_LIMIT)).map_err(DeliveryError::Limit)?;
         text.extend(chunk.iter().take(count));
         descriptors.extend(received);
         if descriptors.len() > MAX_DESCRIPTORS {
             return Err(DeliveryError::TooManyDescriptors);
         }
         if let Progress::Complete(state) = listener_state::parse_prefix(&text)? {
-            let listener = pick(&state, descriptors)?;
-            return Ok(Some((state, listener)));
+            return Ok(Some(Received { listener: pick(&state, descriptors)?, state, unread: false }));
         }
+    }
+}
+
+fn ended_by_reset(
+    received: Result<(usize, Vec<OwnedFd>), PassingError>,
+) -> Result<(usize, Vec<OwnedFd>), DeliveryError> {
+    match received {
+        Err(error) if matches!(error.errno(), Some(Errno::AGAIN)) => Err(DeliveryError::TooSlow),
+        Err(error) if matches!(error.errno(), Some(Errno::CONNRESET)) => Ok((0, Vec::new())),
+        other => Ok(other?),
     }
 }
 
@@ -204,11 +248,7 @@ mod tests {
     }
 
     /// What the server makes of `bytes`, sent with `descriptors` pipes beside them.
-    fn outcome(
-        lent: &std::path::Path,
-        bytes: &[u8],
-        descriptors: usize,
-    ) -> Result<Option<(Box<ListenerState>, Listener)>, DeliveryError> {
+    fn outcome(lent: &std::path::Path, bytes: &[u8], descriptors: usize) -> Result<Option<Received>, DeliveryError> {
         let (here, there) = UnixStream::pair().unwrap();
         let sender = {
             let (bytes, lent) = (bytes.to_vec(), lent.to_owned());
@@ -257,12 +297,31 @@ mod tests {
             }),
         ];
         for (name, bytes, descriptors, expected) in cases {
-            let error = outcome(&file, &bytes, descriptors).expect_err(name);
+            let error = outcome(&file, &bytes, descriptors).err().expect(name);
             assert!(expected(&error), "{name}: {error:?}");
             assert!(!is_open(), "{name} leaves a descriptor");
         }
-        let error = outcome(&file, state(r#"["seccompFd"]"#).as_bytes(), 1).expect_err("a file is no listener");
+        let error = outcome(&file, state(r#"["seccompFd"]"#).as_bytes(), 1).err().expect("a file is no listener");
         assert!(matches!(error, DeliveryError::Listener(ListenerError::NotAListener { .. })), "{error:?}");
         assert!(outcome(&file, b"", 0).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_message_that_came_whole_stays_for_the_next_worker() {
+        let (here, there) = UnixStream::pair().unwrap();
+        let listener = crate::kernel::seccomp_notify::listener_for_test();
+        let message = state(r#"["seccompFd"]"#);
+        fd_passing::send(there.as_fd(), message.as_bytes(), &[listener.as_fd()]).unwrap();
+        for _ in 0..2 {
+            let received = receive(&here).unwrap().unwrap();
+            assert!(received.unread && received.state.state.id == "c1");
+        }
+        let (first, rest) = message.split_at(30);
+        let (here, there) = UnixStream::pair().unwrap();
+        fd_passing::send(there.as_fd(), first.as_bytes(), &[listener.as_fd()]).unwrap();
+        (&there).write_all(rest.as_bytes()).unwrap();
+        assert!(!receive(&here).unwrap().unwrap().unread);
+        drop(there);
+        assert!(receive(&here).unwrap().is_none());
     }
 }

@@ -17,6 +17,8 @@ use crate::daemon::service::Service;
 use crate::daemon::startup;
 use crate::kernel::broker;
 use crate::kernel::pidfd;
+use crate::kernel::pidfd::Process;
+use crate::kernel::placed;
 use crate::kernel::seccomp_notify::Answer;
 use crate::kernel::seccomp_notify::ContinueReason;
 use crate::kernel::seccomp_notify::Listener;
@@ -24,6 +26,7 @@ use crate::kernel::seccomp_notify::ListenerError;
 use crate::kernel::seccomp_notify::Notification;
 use crate::kernel::seccomp_notify::Readiness;
 use crate::kernel::shared_area::Entry;
+use crate::kernel::shared_area::Ledger;
 use crate::kernel::shared_area::Slot;
 use crate::model::diagnostic::chain;
 use crate::model::event::Session;
@@ -61,6 +64,9 @@ pub struct Label {
     /// On which ground its processes stand.
     #[serde(default)]
     pub ground: Ground,
+    /// By which it was delivered, until the connection that it came on is known to be gone.
+    #[serde(default)]
+    pub delivery: Option<Uuid>,
     /// Whether the workload runs; before, it is the runtime's own init that makes the calls.
     #[serde(default = "runs")]
     pub runs: bool,
@@ -214,17 +220,18 @@ struct Worker {
     view: Option<Arc<OpenCase>>,
 }
 
-/// Waits for the helper of an earlier worker that is at work on a call, or ends one that only waits: the call can begin again.
-fn leave_to_helper(entry: Entry) {
-    let Ok(helper) = pidfd::open(entry.helper) else { return };
+/// The helper of an earlier worker, if it is still there.
+fn helper_of(entry: Entry) -> Option<Process> {
+    let helper = pidfd::open(entry.helper).ok()?;
     // the number may be another process's by now
-    let line = std::fs::read(format!("/proc/{}/cmdline", entry.helper)).unwrap_or_default();
-    if !line.starts_with(broker::HELPER_NAME.as_bytes()) {
-        return;
-    }
-    if entry.waits {
-        let _ = helper.signal(Signal::KILL);
-    }
+    let line = std::fs::read(format!("/proc/{}/cmdline", entry.helper)).ok()?;
+    line.starts_with(broker::HELPER_NAME.as_bytes()).then_some(helper)
+}
+
+/// Waits for the helper of an earlier worker that is at work on a call, or ends one that only waits: the call can begin again.
+fn leave_to_helper(helper: &Process, waits: bool) {
+    // one that has ended needs no signal
+    let _ = helper.signal(if waits { Signal::KILL } else { broker::ANSWER_SIGNAL });
     if helper.outlives(HELPER_PATIENCE).unwrap_or(false) {
         tracing::error!("a helper of the last worker does not end; its call is done again, and may be done twice");
         let _ = helper.signal(Signal::KILL);
@@ -284,20 +291,32 @@ impl Worker {
     /// Answers what an earlier worker received and did not answer, unless a helper of it does.
     fn answer_what_is_left(&mut self) {
         if let Some(notification) = self.slot.in_flight() {
-            self.answer_left(&notification, self.slot.ledger().entry());
+            self.answer_left(&notification, &self.slot.ledger());
             self.slot.clear();
         }
         // each stays where the next worker would find it until it is answered
         for mut slot in std::mem::take(&mut self.kept) {
             if let Some(notification) = slot.in_flight() {
-                self.answer_left(&notification, slot.ledger().entry());
+                self.answer_left(&notification, &slot.ledger());
             }
             slot.clear();
         }
     }
 
-    fn answer_left(&mut self, notification: &Notification, entry: Entry) {
-        leave_to_helper(entry);
+    fn answer_left(&mut self, notification: &Notification, ledger: &Ledger) {
+        let entry = ledger.entry();
+        let helper = helper_of(entry);
+        if let Some(number) = placed::find(notification.tid, notification.id, ledger) {
+            if let Some(helper) = helper {
+                let _ = helper.signal(Signal::KILL);
+            }
+            // a caller that is gone needs no answer
+            let _ = self.listener.answer(notification.id, Answer::Value(number.into()));
+            return;
+        }
+        if let Some(helper) = helper {
+            leave_to_helper(&helper, entry.waits);
+        }
         if !self.listener.is_valid(notification.id) {
             return;
         }

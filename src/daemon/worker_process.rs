@@ -9,6 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use uuid::Uuid;
+
 use crate::config::Config;
 use crate::daemon::control_server;
 use crate::daemon::hand_over;
@@ -85,11 +87,23 @@ pub enum WorkerError {
     Thread(#[source] std::io::Error),
 }
 
-/// A listener that an earlier worker served.
+/// A listener that an earlier worker served, or a runtime's connection.
 struct Heirloom {
     slot: u32,
     label: Vec<u8>,
     descriptor: OwnedFd,
+}
+
+impl Heirloom {
+    fn is_connection(&self) -> bool {
+        usize::try_from(self.slot).is_ok_and(|number| number >= keeper::LISTENERS)
+    }
+
+    /// By which delivery a listener came.
+    fn delivery(&self) -> Option<Uuid> {
+        let label: Option<Label> = (!self.is_connection()).then(|| serde_json::from_slice(&self.label).ok()).flatten();
+        label?.delivery
+    }
 }
 
 /// What a worker needs to get ready.
@@ -125,9 +139,13 @@ pub fn run(config: Config, stored: bool) -> Result<(), WorkerError> {
     let Inheritance { heirlooms, second_keeper } = inherit(&service.lines)?;
     readmit_all(&service)?;
     let mut kept = service.area.kept();
+    let deliveries: Vec<Uuid> = heirlooms.iter().filter_map(Heirloom::delivery).collect();
     for heirloom in heirlooms {
         let slot = heirloom.slot;
-        if let Err(reason) = adopt(&service, heirloom, &mut kept) {
+        if heirloom.is_connection() {
+            let Heirloom { label, descriptor, .. } = heirloom;
+            listener_server::go_on(&service, UnixStream::from(descriptor), slot, label, &deliveries);
+        } else if let Err(reason) = adopt(&service, heirloom, &mut kept) {
             tracing::error!(slot, "what the last worker had is not served: {reason}");
         }
     }
@@ -218,13 +236,9 @@ fn readmit_all(service: &Service) -> Result<(), WorkerError> {
     Ok(())
 }
 
-/// Serves a listener of an earlier worker, or goes on waiting for one on a runtime's connection.
+/// Serves a listener of an earlier worker.
 /// `kept`: the places of calls that wait, by that of their listener.
 fn adopt(service: &Arc<Service>, heirloom: Heirloom, kept: &mut BTreeMap<usize, Vec<usize>>) -> Result<(), String> {
-    if usize::try_from(heirloom.slot).is_ok_and(|number| number >= keeper::LISTENERS) {
-        listener_server::go_on(service, UnixStream::from(heirloom.descriptor), heirloom.slot, heirloom.label);
-        return Ok(());
-    }
     let label: Label = serde_json::from_slice(&heirloom.label).map_err(|error| error.to_string())?;
     let listener = Listener::from_fd(heirloom.descriptor).map_err(|error: ListenerError| chain(&error))?;
     let guarded = match service.registry.get(&label.container) {

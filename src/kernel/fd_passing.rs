@@ -72,10 +72,26 @@ pub struct Peer {
 /// # Errors
 /// [`PassingError`]; every descriptor that arrived is closed then.
 pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<(usize, Vec<OwnedFd>), PassingError> {
+    receive_with(socket, buffer, RecvFlags::CMSG_CLOEXEC)
+}
+
+/// As [`receive`], but leaves the bytes and the descriptors where they are: these are duplicates (unix(7), `MSG_PEEK`).
+///
+/// # Errors
+/// As [`receive`].
+pub fn peek(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<(usize, Vec<OwnedFd>), PassingError> {
+    receive_with(socket, buffer, RecvFlags::CMSG_CLOEXEC | RecvFlags::PEEK)
+}
+
+fn receive_with(
+    socket: BorrowedFd<'_>,
+    buffer: &mut [u8],
+    flags: RecvFlags,
+) -> Result<(usize, Vec<OwnedFd>), PassingError> {
     let mut space = [MaybeUninit::<u8>::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let message = loop {
-        match rustix::net::recvmsg(socket, &mut [IoSliceMut::new(buffer)], &mut control, RecvFlags::CMSG_CLOEXEC) {
+        match rustix::net::recvmsg(socket, &mut [IoSliceMut::new(buffer)], &mut control, flags) {
             Err(Errno::INTR) => {}
             other => break other.map_err(PassingError::Receive)?,
         }
@@ -146,6 +162,9 @@ mod tests {
         send(ours.as_fd(), b" and more", &[]).expect("send");
         drop(writer);
         let mut buffer = [0; 64];
+        let (length, descriptors) = peek(theirs.as_fd(), &mut buffer).expect("peek");
+        assert_eq!((&buffer[..length], descriptors.len()), (&b"state"[..], 1));
+        drop(descriptors);
         let (length, descriptors) = receive(theirs.as_fd(), &mut buffer).expect("receive");
         assert_eq!(&buffer[..length], b"state");
         let [descriptor] = <[OwnedFd; 1]>::try_from(descriptors).expect("one");

@@ -21,6 +21,7 @@ pub mod foreign_root;
 pub mod inherited;
 pub mod interruption;
 pub mod pidfd;
+pub mod placed;
 pub mod process;
 pub mod program_format;
 pub mod raw;

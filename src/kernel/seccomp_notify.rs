@@ -324,6 +324,12 @@ impl AsFd for Listener {
     }
 }
 
+/// A listener of a process that calls nothing.
+#[cfg(test)]
+pub fn listener_for_test() -> OwnedFd {
+    crate::kernel::raw::child::notified_for_test(0, || 0).1
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

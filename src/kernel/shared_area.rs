@@ -206,6 +206,7 @@ impl Slot {
     pub fn clear(&mut self) {
         self.memory.set_state(STATE_EMPTY);
         self.memory.set_owner(0);
+        self.memory.set_placed(0);
         self.memory.zero_notification();
     }
 
@@ -258,7 +259,7 @@ impl Entry {
     }
 }
 
-/// The word beside the notification of a [`Slot`], by which a dead worker tells the next one who is at work on it.
+/// The words beside the notification of a [`Slot`], by which a dead worker tells the next one who is at work on it, and what is done already.
 #[derive(Debug)]
 pub struct Ledger {
     memory: SlotMemory,
@@ -269,6 +270,17 @@ impl Ledger {
     #[must_use]
     pub fn entry(&self) -> Entry {
         Entry::of_word(self.memory.owner())
+    }
+
+    /// The number under which what the call opened is in its thread's table already.
+    #[must_use]
+    pub fn placed(&self) -> Option<i32> {
+        i32::try_from(self.memory.placed()).ok()?.checked_sub(1).filter(|number| *number >= 0)
+    }
+
+    /// What the call opened is in its thread's table, as `number`.
+    pub fn note_placed(&self, number: i32) {
+        self.memory.set_placed(number.unsigned_abs().saturating_add(1));
     }
 
     /// Process `helper` is at work.
@@ -310,12 +322,15 @@ mod tests {
         let mut slot = area.slot(1).expect("slot");
         slot.keep(&notification, 2);
         slot.ledger().begin(4_194_303, true);
+        slot.ledger().note_placed(0);
         let next = SharedArea::from_fd(area.as_fd().try_clone_to_owned().expect("dup")).expect("adopt");
         let found = next.slot(1).expect("slot");
         assert_eq!(found.in_flight(), Some(notification));
         assert_eq!(found.ledger().entry(), Entry { helper: 4_194_303, waits: true, listener: Some(2) });
+        assert_eq!(found.ledger().placed(), Some(0));
         slot.clear();
         assert_eq!((found.in_flight(), found.ledger().entry()), (None, Entry::default()));
+        assert_eq!(found.ledger().placed(), None);
         slot.ledger().begin(1, false);
         assert_eq!(found.ledger().entry(), Entry { helper: 1, waits: false, listener: None });
     }

@@ -16,6 +16,7 @@ use uuid::Uuid;
 
 use crate::kernel::Errno;
 use crate::kernel::pidfd::Process;
+use crate::kernel::placed;
 use crate::kernel::process::Facts;
 use crate::kernel::seccomp_notify::Added;
 use crate::kernel::seccomp_notify::Answer;
@@ -189,7 +190,8 @@ impl Supervisor {
     /// Puts `file` into the caller's table and lets every copy of ours go before the caller runs on: while one is open for writing
     /// nobody can execute the file (execve(2), ETXTBSY).
     fn inject(&mut self, id: u64, file: Arc<OwnedFd>, close_on_exec: bool) -> Result<Delivery, ListenerError> {
-        let number = match self.listener.add_descriptor(id, &file, close_on_exec)? {
+        let ledger = self.broker.as_ref().and_then(Broker::ledger);
+        let number = match placed::place(&self.listener, id, &file, close_on_exec, ledger)? {
             Added::Number(number) => Answer::Value(i64::from(number)),
             Added::Refused(errno) => Answer::Errno(errno),
             Added::TargetGone => return Ok(Delivery::TargetGone),

@@ -15,6 +15,7 @@
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
+use std::process::Child;
 use std::process::ExitStatus;
 use std::time::Duration;
 use std::time::Instant;
@@ -119,6 +120,8 @@ pub struct Keeper {
     standby: Option<Standby>,
     /// What workers were started from before the last upgrade, until its worker has served.
     previous_program: Option<OwnedFd>,
+    /// Workers that were killed and of which a thread still hangs in the kernel.
+    unreaped: Vec<Child>,
 }
 
 impl Keeper {
@@ -135,6 +138,7 @@ impl Keeper {
             wants_standby,
             standby: None,
             previous_program: None,
+            unreaped: Vec::new(),
         }
     }
 
@@ -167,7 +171,9 @@ impl Keeper {
                 Ok(()) => self.attend(worker)?,
                 Err(error) => {
                     tracing::error!("cannot hand over to the worker: {error}");
-                    worker.end().map_err(failed("wait for the worker"))?
+                    let status = worker.end().map_err(failed("wait for the worker"))?;
+                    self.bury(worker);
+                    status
                 }
             };
             if self.stop_asked.is_some() {
@@ -221,6 +227,10 @@ impl Keeper {
                 if worker.age() > LONG_LIFE {
                     self.pause = FIRST_PAUSE;
                 }
+                if worker.has_left() {
+                    tracing::error!("a thread of the worker hangs in the kernel; its successor does not wait for it");
+                }
+                self.bury(worker);
                 return Ok(status);
             }
             if self.stop_asked.is_none() {
@@ -232,12 +242,16 @@ impl Keeper {
     fn wait(&self, worker: Option<&Worker>) -> Result<Wakening, KeeperError> {
         let standby = self.standby.as_ref();
         let sockets = [worker.map(Worker::socket), standby.map(Standby::socket)];
+        let first_thread = worker.and_then(Worker::first_thread);
         // packets first: what a worker sent before its death precedes the SIGCHLD
         let polled = sockets.iter().flatten().map(|socket| PollFd::new(socket, PollFlags::IN));
-        let mut polled: Vec<_> = polled.chain([PollFd::new(&self.signals, PollFlags::IN)]).collect();
+        let ends = [PollFd::new(&self.signals, PollFlags::IN)].into_iter();
+        let ends = ends.chain(first_thread.iter().map(|thread| PollFd::new(thread, PollFlags::IN)));
+        let mut polled: Vec<_> = polled.chain(ends).collect();
         let limit = Timespec { tv_sec: 1, tv_nsec: 0 };
         let lacks_standby = self.wants_standby && standby.is_none();
-        let timeout = (self.stop_asked.is_some() || worker.is_none() || lacks_standby).then_some(&limit);
+        let is_ending = worker.is_none_or(Worker::has_left);
+        let timeout = (self.stop_asked.is_some() || is_ending || lacks_standby).then_some(&limit);
         match rustix::event::poll(&mut polled, timeout) {
             Err(rustix::io::Errno::INTR) | Ok(0) => return Ok(Wakening::TimeOut),
             Err(errno) => return Err(failed("wait for its worker")(errno)),
@@ -263,7 +277,7 @@ impl Keeper {
                     self.manager.stopping();
                     order(worker, &Message::Stop);
                 }
-                _ => {}
+                _ => self.reap(),
             }
         }
         Ok(())

@@ -130,8 +130,8 @@ impl Keeper {
     pub(super) fn introduce(&self, worker: &Worker) {
         let Some(standby) = &self.standby else { return };
         let introduced = || -> Result<(), StandbyError> {
-            let process =
-                pidfd::open(worker.pid()).map_err(|error| failed("open the worker")(std::io::Error::other(error)))?;
+            let process = pidfd::watch_thread(worker.pid())
+                .map_err(|error| failed("open the worker")(std::io::Error::other(error)))?;
             let (theirs, workers) = hand_over::pair(LINE_LIMIT).map_err(failed("make a socket pair"))?;
             hand_over::send(&standby.socket, &Message::Worker, &[process.as_fd(), theirs.as_fd()])?;
             Ok(hand_over::send(worker.socket(), &Message::Line, &[workers.as_fd()])?)
@@ -273,7 +273,10 @@ impl Sleeper {
             tracing::error!("a worker is not known: its descriptors are missing");
             return;
         };
-        self.workers.retain(|worker| worker.line.is_some() || worker.process.still_alive().unwrap_or(true));
+        // the ones before have ended, but for threads that hang in the kernel and keep their lines open
+        self.read_to_the_end();
+        self.workers.retain(|worker| worker.process.still_alive().unwrap_or(true));
+        self.workers.iter_mut().for_each(|worker| worker.line = None);
         self.workers.push(KnownWorker { process: Process::from_fd(process), line: Some(line) });
     }
 
@@ -308,6 +311,11 @@ impl Sleeper {
                 tracing::error!("a worker does not end; what it serves is served twice");
             }
         }
+        self.read_to_the_end();
+    }
+
+    /// Reads what the workers have said, and no further.
+    fn read_to_the_end(&mut self) {
         while let Some(line) = self.workers.iter().find_map(|worker| worker.line.as_ref()) {
             let mut polled = [PollFd::new(line, PollFlags::IN)];
             let now = Timespec { tv_sec: 0, tv_nsec: 0 };

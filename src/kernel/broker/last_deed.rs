@@ -52,6 +52,12 @@ impl LastDeed {
         Some(Self { call, outcome })
     }
 
+    /// Whether the caller may have a descriptor of it already, which only the next supervisor can tell
+    /// ([`crate::kernel::placed`]).
+    pub fn may_be_placed(&self) -> bool {
+        matches!(self.outcome, Outcome::Made { .. })
+    }
+
     /// Answers the call. One that is answered, or that nobody waits for any more, stays as it is.
     pub fn answer(self, listener: &Listener, hands: &Hands) {
         let Call { id, close_on_exec } = self.call;

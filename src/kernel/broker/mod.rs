@@ -68,6 +68,7 @@ pub use message::Part;
 pub use message::Subject;
 pub use open_flags::check_open_flags;
 pub use open_flags::check_open_how;
+pub use serve::ANSWER_SIGNAL;
 pub use serve::LAST_DEED_LIMIT;
 pub use serve::serve;
 

@@ -5,10 +5,15 @@ use std::os::fd::BorrowedFd;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
+use nix::sys::signal::SigSet;
+use nix::sys::signalfd::SfdFlags;
+use nix::sys::signalfd::SignalFd;
 use rustix::event::PollFd;
 use rustix::event::PollFlags;
+use rustix::event::Timespec;
 use rustix::fs::Mode;
 use rustix::fs::OFlags;
+use rustix::process::Signal;
 use rustix::thread::CapabilitiesSecureBits;
 use rustix::thread::CapabilitySet;
 use rustix::thread::LinkNameSpaceType;
@@ -29,6 +34,11 @@ use crate::kernel::seccomp_notify::Listener;
 const WATCH_STACK_BYTES: usize = 64 * 1024;
 /// How long an operation may take when nobody waits for it but its caller.
 pub const LAST_DEED_LIMIT: Duration = Duration::from_secs(5);
+/// How long a next supervisor may take to say that a file that was made is to be opened for the caller. After that nobody is left who
+/// could know better.
+const SUPERVISOR_LIMIT: Duration = Duration::from_secs(3);
+/// By which it says so.
+pub const ANSWER_SIGNAL: Signal = Signal::TERM;
 
 /// A step of the helper's own that failed.
 type Refusal = (&'static str, Errno);
@@ -43,6 +53,8 @@ pub fn serve(socket: BorrowedFd<'_>) {
         Ok(entered) => entered,
         Err(refusal) => return answer(socket, &refused(refusal), None),
     };
+    // before there is a second thread
+    let told = signal_descriptor().ok();
     end_with(socket);
     answer(socket, &Reply::Done(0), None);
     let mut worn = None;
@@ -72,6 +84,9 @@ pub fn serve(socket: BorrowedFd<'_>) {
         }
     }
     if let (Some(last), Some(listener)) = (last, listener) {
+        if let Some(told) = told.filter(|_| last.may_be_placed()) {
+            wait_until_told(&told);
+        }
         last.answer(&listener, &hands);
     }
 }
@@ -95,6 +110,20 @@ fn end_with(socket: BorrowedFd<'_>) {
     };
     // without the thread a helper may outlive a supervisor that was killed, in a call that hangs
     let _ = std::thread::Builder::new().name("socket".to_owned()).stack_size(WATCH_STACK_BYTES).spawn(watch);
+}
+
+/// Where [`ANSWER_SIGNAL`] arrives from now on.
+fn signal_descriptor() -> nix::Result<SignalFd> {
+    let mut signals = SigSet::empty();
+    signals.add(nix::sys::signal::Signal::SIGTERM);
+    signals.thread_block()?;
+    SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC)
+}
+
+fn wait_until_told(told: &SignalFd) {
+    let limit = Timespec { tv_sec: SUPERVISOR_LIMIT.as_secs().cast_signed(), tv_nsec: 0 };
+    // whatever ends the wait, the caller gets its answer
+    let _ = rustix::event::poll(&mut [PollFd::new(told, PollFlags::IN)], Some(&limit));
 }
 
 fn refused((step, errno): Refusal) -> Reply {

@@ -42,7 +42,7 @@ pub const SLOT_BYTES: usize = 128;
 #[repr(C, align(64))]
 struct SlotLayout {
     state: AtomicU32,
-    reserved: AtomicU32,
+    placed: AtomicU32,
     owner: AtomicU64,
     notification: UnsafeCell<RawNotification>,
     room: UnsafeCell<[u8; NOTIFICATION_ROOM - size_of::<RawNotification>()]>,
@@ -142,7 +142,18 @@ impl SlotMemory {
         self.layout().owner.store(owner, Ordering::Release);
     }
 
-    /// The same slot for somebody who only looks at its words and sets the owner.
+    /// The word of a descriptor that was placed.
+    #[must_use]
+    pub fn placed(&self) -> u32 {
+        self.layout().placed.load(Ordering::Acquire)
+    }
+
+    /// Sets the word of a descriptor that was placed.
+    pub fn set_placed(&self, placed: u32) {
+        self.layout().placed.store(placed, Ordering::Release);
+    }
+
+    /// The same slot for somebody who only looks at its words and sets those beside the state.
     #[must_use]
     pub fn share(&self) -> Self {
         Self { mapping: Arc::clone(&self.mapping), index: self.index }
@@ -193,6 +204,7 @@ mod tests {
         assert_eq!(offset_of!(RawNotification, args), 32);
         assert_eq!(size_of::<RawNotification>(), size_of::<nix::libc::seccomp_notif>());
         assert_eq!(size_of::<SlotLayout>(), SLOT_BYTES);
+        assert_eq!(offset_of!(SlotLayout, placed), 4);
         assert_eq!(offset_of!(SlotLayout, owner), 8);
         assert_eq!(offset_of!(SlotLayout, notification), 16);
         assert_eq!(offset_of!(SlotLayout, room), 96);

@@ -173,6 +173,12 @@ impl Broker {
         Self { in_flight: Some(in_flight), ..self }
     }
 
+    /// What stands beside the call that is being served, where it outlives this process.
+    #[must_use]
+    pub fn ledger(&self) -> Option<&Ledger> {
+        self.in_flight.as_ref().map(|in_flight| in_flight.ledger.as_ref())
+    }
+
     /// Reads whose call it is that thread `tid` makes. True of a notification that is still valid afterwards.
     ///
     /// # Errors

@@ -14,10 +14,12 @@ use crate::kernel::broker::Helper;
 use crate::kernel::interruption::Interruption;
 use crate::kernel::interruption::Watch;
 use crate::kernel::pidfd::Process;
+use crate::kernel::placed;
 use crate::kernel::seccomp_notify::Added;
 use crate::kernel::seccomp_notify::Answer;
 use crate::kernel::seccomp_notify::Listener;
 use crate::kernel::seccomp_notify::Notification;
+use crate::kernel::shared_area::Ledger;
 use crate::kernel::shared_area::Slot;
 use crate::supervise::broker::CannotCarryOut;
 
@@ -74,7 +76,8 @@ impl Waiting {
         self.helpers.retain(|(_, helper)| helper.still_alive().unwrap_or(false));
         self.helpers.extend(helper.process().ok().map(|process| (tid, process)));
         let thread = std::thread::Builder::new().name("waits".to_owned()).stack_size(STACK_BYTES).spawn(move || {
-            wait(tid, helper, &listener, id, close_on_exec);
+            let ledger = kept.as_ref().map(|kept| kept.0.ledger());
+            wait(tid, helper, &listener, id, close_on_exec, ledger.as_ref());
             drop(kept);
             count.fetch_sub(1, Ordering::AcqRel);
         });
@@ -91,7 +94,7 @@ impl Drop for Kept {
     }
 }
 
-fn wait(tid: u32, helper: Helper, listener: &Listener, id: u64, close_on_exec: bool) {
+fn wait(tid: u32, helper: Helper, listener: &Listener, id: u64, close_on_exec: bool, ledger: Option<&Ledger>) {
     let mut watch = Watch::new(tid);
     // an answer that finds nobody any more, or a listener that is closed, is nobody's loss
     let _ = loop {
@@ -108,7 +111,7 @@ fn wait(tid: u32, helper: Helper, listener: &Listener, id: u64, close_on_exec: b
                 }
             }
             Ok(Done::Descriptor(file)) => {
-                let added = listener.add_descriptor(id, &file, close_on_exec);
+                let added = placed::place(listener, id, &file, close_on_exec, ledger);
                 drop(file);
                 break match added {
                     Ok(Added::Number(number)) => listener.answer(id, Answer::Value(i64::from(number))),
