@@ -72,6 +72,8 @@ fn doctor_finds_this_machine_able() {
         for word in [runtime.name(), "daemon", "seccomp"] {
             assert!(done.stdout.contains(word), "no {word} in {}", done.stdout);
         }
+        // Debian 12's: runc 1.1.5 and crun 1.8.1
+        assert_eq!(done.stdout.contains("a signal can cancel"), runtime == Runtime::Runc, "{}", done.stdout);
     }
 }
 

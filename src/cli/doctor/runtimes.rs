@@ -16,7 +16,9 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::cli::doctor::Check;
+use crate::cli::doctor::Standing;
 use crate::config::Config;
+use crate::oci::runtime_features;
 
 /// How long a runtime may take to tell its version.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -33,6 +35,8 @@ pub struct Runtime {
     path: PathBuf,
     version: Result<Version, String>,
     features: Option<Value>,
+    /// Whether calls that are being answered can wait killable under it; why not, where not.
+    wait_killable: Result<(), String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,11 +82,17 @@ fn is_shim(path: &Path) -> bool {
 }
 
 fn ask(path: PathBuf) -> Runtime {
-    let version = answer(&path, "--version").and_then(|text| {
+    let (version, features) = (answer(&path, "--version"), answer(&path, "features"));
+    let wait_killable = match (&features, &version) {
+        (Ok(text), _) if serde_json::from_str::<Value>(text).is_ok() => runtime_features::waits_killable(text),
+        (_, Ok(text)) => runtime_features::version_waits_killable(text),
+        (_, Err(reason)) => Err(reason.clone()),
+    };
+    let version = version.and_then(|text| {
         parse_version(&text).ok_or_else(|| "does not tell its version as runc and crun do".to_owned())
     });
-    let features = answer(&path, "features").ok().and_then(|text| serde_json::from_str(&text).ok());
-    Runtime { path, version, features }
+    let features = features.ok().and_then(|text| serde_json::from_str(&text).ok());
+    Runtime { path, version, features, wait_killable }
 }
 
 /// The first line of `runc --version` is `runc version 1.1.5+ds1`, of crun's `crun version 1.8.1`.
@@ -130,7 +140,15 @@ pub fn checks(found: &[Runtime]) -> Vec<Check> {
         let remedy = "install runc 1.1 or crun 0.20 or later, or name yours as [runtime] path";
         return vec![Check::missing("runtime", "neither runc nor crun in PATH", remedy)];
     }
-    found.iter().map(check).collect()
+    found.iter().flat_map(|runtime| [Some(check(runtime)), signals(runtime)]).flatten().collect()
+}
+
+/// A note where signals cancel calls that are being answered (seccomp_unotify(2)).
+fn signals(runtime: &Runtime) -> Option<Check> {
+    let reason = runtime.wait_killable.as_ref().err().filter(|_| check(runtime).standing != Standing::Missing)?;
+    let detail = format!("a signal can cancel a call that is being answered, which then comes again: {reason}");
+    let remedy = "use crun 1.8.1 or later, or runc 1.5.1 or later with libseccomp 2.6, where programs depend on it";
+    Some(Check::note(&format!("runtime {}", runtime.path.display()), detail, remedy))
 }
 
 fn check(runtime: &Runtime) -> Check {
@@ -154,11 +172,7 @@ fn check(runtime: &Runtime) -> Check {
             let remedy = "install one that is built with libseccomp 2.5 or later";
             Check::missing(&what, format!("{told} does not know SCMP_ACT_NOTIFY"), remedy)
         }
-        (Some(features), _) => {
-            let killable = lists(features, "/linux/seccomp/supportedFlags", "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV");
-            let killable = if killable { ", killable wait" } else { "" };
-            Check::fine(&what, format!("{told}, hands over seccomp listeners{killable}"))
-        }
+        (Some(_), _) => Check::fine(&what, format!("{told}, hands over seccomp listeners")),
         (None, Some(_)) => Check::fine(
             &what,
             format!("{told}, hands over seccomp listeners (by its version; it has no features command)"),
@@ -177,7 +191,6 @@ fn lists(features: &Value, pointer: &str, word: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::doctor::Standing;
     use serde_json::json;
 
     fn runtime(version: &str, features: Option<Value>) -> Runtime {
@@ -185,6 +198,7 @@ mod tests {
             path: "/usr/sbin/x".into(),
             version: parse_version(version).ok_or_else(|| "odd".to_owned()),
             features,
+            wait_killable: Err("it says so".to_owned()),
         }
     }
 
@@ -206,6 +220,16 @@ mod tests {
             assert_eq!(check(&runtime(version, features)).standing, expected, "{version:?}");
         }
         assert_eq!(checks(&[])[0].standing, Standing::Missing);
+    }
+
+    #[test]
+    fn where_signals_cancel_calls_is_noted_with_the_reason() {
+        let cancels = runtime("runc version 1.1.5", None);
+        let [fine, note] = &checks(std::slice::from_ref(&cancels))[..] else { panic!("two lines") };
+        assert_eq!((fine.standing, note.standing), (Standing::Fine, Standing::Note));
+        assert!(note.detail.ends_with("it says so") && note.remedy.is_some(), "{note:?}");
+        assert_eq!(checks(&[Runtime { wait_killable: Ok(()), ..cancels }]).len(), 1);
+        assert_eq!(checks(&[runtime("runc version 1.0.3", None)]).len(), 1, "it cannot be used at all");
     }
 
     #[test]
