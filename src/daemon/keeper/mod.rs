@@ -15,7 +15,6 @@
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
-use std::process::Child;
 use std::process::ExitStatus;
 use std::time::Duration;
 use std::time::Instant;
@@ -120,8 +119,6 @@ pub struct Keeper {
     standby: Option<Standby>,
     /// What workers were started from before the last upgrade, until its worker has served.
     previous_program: Option<OwnedFd>,
-    /// Workers that were killed and of which a thread still hangs in the kernel.
-    unreaped: Vec<Child>,
 }
 
 impl Keeper {
@@ -138,7 +135,6 @@ impl Keeper {
             wants_standby,
             standby: None,
             previous_program: None,
-            unreaped: Vec::new(),
         }
     }
 
@@ -171,9 +167,7 @@ impl Keeper {
                 Ok(()) => self.attend(worker)?,
                 Err(error) => {
                     tracing::error!("cannot hand over to the worker: {error}");
-                    let status = worker.end().map_err(failed("wait for the worker"))?;
-                    self.bury(worker);
-                    status
+                    worker.end().map_err(failed("wait for the worker"))?
                 }
             };
             if self.stop_asked.is_some() {
@@ -227,10 +221,6 @@ impl Keeper {
                 if worker.age() > LONG_LIFE {
                     self.pause = FIRST_PAUSE;
                 }
-                if worker.has_left() {
-                    tracing::error!("a thread of the worker hangs in the kernel; its successor does not wait for it");
-                }
-                self.bury(worker);
                 return Ok(status);
             }
             if self.stop_asked.is_none() {
@@ -242,16 +232,12 @@ impl Keeper {
     fn wait(&self, worker: Option<&Worker>) -> Result<Wakening, KeeperError> {
         let standby = self.standby.as_ref();
         let sockets = [worker.map(Worker::socket), standby.map(Standby::socket)];
-        let first_thread = worker.and_then(Worker::first_thread);
         // packets first: what a worker sent before its death precedes the SIGCHLD
         let polled = sockets.iter().flatten().map(|socket| PollFd::new(socket, PollFlags::IN));
-        let ends = [PollFd::new(&self.signals, PollFlags::IN)].into_iter();
-        let ends = ends.chain(first_thread.iter().map(|thread| PollFd::new(thread, PollFlags::IN)));
-        let mut polled: Vec<_> = polled.chain(ends).collect();
+        let mut polled: Vec<_> = polled.chain([PollFd::new(&self.signals, PollFlags::IN)]).collect();
         let limit = Timespec { tv_sec: 1, tv_nsec: 0 };
         let lacks_standby = self.wants_standby && standby.is_none();
-        let is_ending = worker.is_none_or(Worker::has_left);
-        let timeout = (self.stop_asked.is_some() || is_ending || lacks_standby).then_some(&limit);
+        let timeout = (self.stop_asked.is_some() || worker.is_none() || lacks_standby).then_some(&limit);
         match rustix::event::poll(&mut polled, timeout) {
             Err(rustix::io::Errno::INTR) | Ok(0) => return Ok(Wakening::TimeOut),
             Err(errno) => return Err(failed("wait for its worker")(errno)),
@@ -277,7 +263,7 @@ impl Keeper {
                     self.manager.stopping();
                     order(worker, &Message::Stop);
                 }
-                _ => self.reap(),
+                _ => {}
             }
         }
         Ok(())

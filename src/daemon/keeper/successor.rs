@@ -60,7 +60,6 @@ impl Keeper {
                     _ => reason,
                 };
                 let _ = successor.end();
-                self.bury(successor);
                 Err(format!("{}: {reason}", self.holdings.installed.display()))
             }
         }
@@ -110,11 +109,9 @@ impl Keeper {
             if Instant::now() > deadline {
                 tracing::warn!("the old worker did not end within {} s and is killed", RETIREMENT_LIMIT.as_secs());
                 old.end().map_err(failed("wait for the old worker"))?;
-                break;
             }
             std::thread::sleep(Duration::from_millis(1));
         }
-        self.bury(old);
         self.previous_program = Some(std::mem::replace(&mut self.holdings.program, program));
         if let Err(error) = self.hand_over_listeners(&successor) {
             // its end is seen as any worker's

@@ -5,7 +5,6 @@ use std::os::fd::AsRawFd;
 use std::os::fd::BorrowedFd;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
-use std::os::unix::process::ExitStatusExt;
 use std::process::Child;
 use std::process::Command;
 use std::process::ExitStatus;
@@ -16,7 +15,6 @@ use std::time::Instant;
 use rustix::event::PollFd;
 use rustix::event::PollFlags;
 use rustix::event::Timespec;
-use rustix::process::Signal;
 
 use crate::daemon::hand_over;
 use crate::daemon::hand_over::HandOverError;
@@ -25,12 +23,6 @@ use crate::daemon::keeper::Keeper;
 use crate::daemon::keeper::KeeperError;
 use crate::daemon::keeper::failed;
 use crate::daemon::service_manager;
-use crate::kernel::pidfd;
-use crate::kernel::pidfd::Process;
-
-/// How long a worker whose first thread has ended may take to end as a whole, before it counts as ended.
-const LEFT_LIMIT: Duration = Duration::from_secs(1);
-const END_STEP: Duration = Duration::from_millis(5);
 
 /// How long the hand-over may stand still.
 const HAND_OVER_LIMIT: Duration = Duration::from_secs(10);
@@ -41,10 +33,6 @@ pub struct Worker {
     child: Child,
     socket: OwnedFd,
     started: Instant,
-    /// Its first thread, which ends with it but for threads that hang in the kernel (before Linux 6.9 the whole process).
-    first_thread: Option<Process>,
-    /// When that was seen to have ended.
-    left: Option<Instant>,
 }
 
 impl Worker {
@@ -68,44 +56,15 @@ impl Worker {
         let _ = self.child.kill();
     }
 
-    /// Readable when its first thread has ended; `None` when that is known, or cannot be.
-    pub fn first_thread(&self) -> Option<BorrowedFd<'_>> {
-        self.first_thread.as_ref().filter(|_| self.left.is_none()).map(AsFd::as_fd)
-    }
-
-    /// Whether it is about to end, and may hang.
-    pub fn has_left(&self) -> bool {
-        self.left.is_some()
-    }
-
-    /// How it ended, if it has. One that was killed while a thread hangs in the kernel (`D`, a hung FUSE or NFS server) cannot be
-    /// waited for, nor will that thread ever run again outside the kernel: it counts as ended after [`LEFT_LIMIT`].
+    /// How it ended, if it has.
     pub fn ended(&mut self) -> std::io::Result<Option<ExitStatus>> {
-        if let Some(status) = self.child.try_wait()? {
-            return Ok(Some(status));
-        }
-        let is_there = self.first_thread.as_ref().is_none_or(|thread| thread.still_alive().unwrap_or(true));
-        if is_there {
-            return Ok(None);
-        }
-        let left = self.left.get_or_insert_with(Instant::now);
-        Ok((left.elapsed() > LEFT_LIMIT).then(|| ExitStatus::from_raw(Signal::KILL.as_raw())))
+        self.child.try_wait()
     }
 
     /// Kills it and waits for its end.
     pub fn end(&mut self) -> std::io::Result<ExitStatus> {
         self.kill();
-        loop {
-            if let Some(status) = self.ended()? {
-                return Ok(status);
-            }
-            std::thread::sleep(END_STEP);
-        }
-    }
-
-    /// Its process, to be waited for when it has ended as a whole.
-    pub fn into_child(self) -> Child {
-        self.child
+        self.child.wait()
     }
 }
 
@@ -142,11 +101,7 @@ impl Keeper {
             .arg(&self.holdings.configuration)
             .spawn()
             .map_err(failed("start the worker"))?;
-        let first_thread = pidfd::watch_thread(child.id());
-        if let Err(error) = &first_thread {
-            tracing::warn!("a worker that hangs when it is killed would not be replaced: {error}");
-        }
-        Ok(Worker { child, socket, started: Instant::now(), first_thread: first_thread.ok(), left: None })
+        Ok(Worker { child, socket, started: Instant::now() })
     }
 
     /// Everything that a worker needs to serve.
@@ -192,17 +147,6 @@ impl Keeper {
             Err(error) => tracing::error!("a packet of the worker is lost: {error}"),
         }
         Taken::Something
-    }
-
-    /// Takes leave of a worker that has ended, or hangs.
-    pub(super) fn bury(&mut self, worker: Worker) {
-        self.unreaped.push(worker.into_child());
-        self.reap();
-    }
-
-    /// Lets go of workers that have ended as a whole since.
-    pub(super) fn reap(&mut self) {
-        self.unreaped.retain_mut(|child| matches!(child.try_wait(), Ok(None)));
     }
 
     fn hold(&mut self, slot: u32, descriptor: OwnedFd, label: &[u8]) {
