@@ -162,3 +162,45 @@ fn a_program_that_cannot_serve_changes_nothing() {
         assert_runs(&node, &bundle);
     }
 }
+
+/// Whether a helper works in the container whose init is `init`.
+fn has_helper(init: &str) -> bool {
+    let namespace = fs::read_link(format!("/proc/{init}/ns/mnt")).expect("namespace");
+    let processes = fs::read_dir("/proc").expect("list").flatten();
+    processes.map(|entry| entry.path()).any(|process| {
+        fs::read(process.join("cmdline")).is_ok_and(|line| line.starts_with(b"acctguard-broker"))
+            && fs::read_link(process.join("ns/mnt")).is_ok_and(|own| own == namespace)
+    })
+}
+
+#[test]
+fn a_sealed_workload_needs_no_broker_after_a_worker_either() {
+    let node = Node::start(Runtime::Runc, &policy("enforce"));
+    let mut spec = Spec::shell("while :; do date > /tmp/now; sleep 0.02; done");
+    spec.no_new_privileges = true;
+    let bundle = node.bundle(&spec);
+    fs::create_dir_all(bundle.path("/tmp")).expect("create folder");
+    node.create(&bundle).ok();
+    finish(node.shim().arg("start").arg(&bundle.id)).ok();
+    let state: serde_json::Value =
+        serde_json::from_str(&finish(node.bare().arg("state").arg(&bundle.id)).ok().stdout).expect("a state");
+    let init = state["pid"].to_string();
+    let goes_on = || {
+        let written = || fs::metadata(bundle.path("/tmp/now")).and_then(|file| file.modified()).ok();
+        let before = written();
+        wait_until("another write", &node, || written() > before);
+    };
+    goes_on();
+    assert!(!has_helper(&init), "it is not sealed");
+    let worker = node.worker_pid();
+    kill(worker, Signal::SIGKILL).expect("kill the worker");
+    wait_until("another worker", &node, || node.worker_pid() != worker && node.answers());
+    goes_on();
+    goes_on();
+    assert!(!has_helper(&init), "{}", node.log_text());
+    assert_eq!(fs::read_dir(node.scratch.path().join("run/grants")).expect("list").count(), 1);
+    node.delete(&bundle);
+    wait_until("the end of what was kept", &node, || {
+        fs::read_dir(node.scratch.path().join("run/grants")).is_ok_and(|mut kept| kept.next().is_none())
+    });
+}

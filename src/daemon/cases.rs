@@ -17,6 +17,7 @@ use crate::daemon::baselines::Place;
 use crate::daemon::case_thread::OpenCase;
 use crate::daemon::change_watch::ChangeWatch;
 use crate::daemon::change_watch::directory_of;
+use crate::daemon::grants::Grants;
 use crate::daemon::journal::Journal;
 use crate::daemon::registry::Guarded;
 use crate::kernel::foreign_root;
@@ -39,13 +40,15 @@ pub struct Cases {
     /// An empty directory: the root of a case whose container's root cannot be read.
     nowhere: std::path::PathBuf,
     baselines: Baselines,
+    /// What sealed workloads were granted.
+    pub grants: Grants,
     watch: OnceLock<Option<Arc<ChangeWatch>>>,
     /// Whether Landlock's refusals are being read.
     refusals_are_read: AtomicBool,
 }
 
 impl Cases {
-    /// For containers of `host`; in `run_dir` an empty directory is made, and what the next worker needs of the databases is kept.
+    /// For containers of `host`; in `run_dir` an empty directory is made, and what the next worker needs is kept.
     #[must_use]
     pub fn new(journal: Arc<Journal>, host: Host, run_dir: &Path) -> Self {
         Self {
@@ -53,6 +56,7 @@ impl Cases {
             host,
             nowhere: run_dir.join("empty"),
             baselines: Baselines::new(run_dir.join("baselines")),
+            grants: Grants::new(run_dir.join("grants")),
             watch: OnceLock::new(),
             refusals_are_read: AtomicBool::new(false),
         }

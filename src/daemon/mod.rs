@@ -16,6 +16,7 @@ pub mod case_thread;
 pub mod cases;
 pub mod change_watch;
 pub mod control_server;
+pub mod grants;
 pub mod hand_over;
 pub mod housekeeping;
 pub mod identification;

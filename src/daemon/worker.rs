@@ -64,7 +64,7 @@ pub struct Label {
     /// On which ground its processes stand.
     #[serde(default)]
     pub ground: Ground,
-    /// By which it was delivered, until the connection that it came on is known to be gone.
+    /// Which delivery it came by; `None` from a worker that did not tell.
     #[serde(default)]
     pub delivery: Option<Uuid>,
     /// Whether the workload runs; before, it is the runtime's own init that makes the calls.
@@ -181,7 +181,8 @@ fn start(
     let may_see_others = origin.session.is_some().then_some((new_supervisor, origin.clone()));
     let supervisor = new_supervisor(Arc::clone(&listener), Arc::clone(&open.case), recorder, origin)
         .with_broker(broker_for(service, &slot))
-        .with_neighbours(others(service, &guarded));
+        .with_neighbours(others(service, &guarded))
+        .with_granted(label.delivery.and_then(|delivery| service.cases.grants.read(delivery)));
     drop(open);
     guarded.add_listener();
     let worker = Worker {
@@ -337,9 +338,12 @@ impl Worker {
         }
         let Some(notification) = self.listener.receive(&mut self.slot)? else { return Ok(Step::Served) };
         self.look_around(notification.tid);
-        self.note_whether_it_runs(&notification);
+        let begins = self.note_whether_it_runs(&notification);
         let served = self.serve(&notification);
         self.slot.clear();
+        if begins {
+            self.keep_granted();
+        }
         served.map(|()| Step::Served)
     }
 
@@ -354,9 +358,9 @@ impl Worker {
 
     /// Has the next worker know that the runtime's own init becomes the workload, before it does: it would take the workload's calls
     /// for the runtime's.
-    fn note_whether_it_runs(&mut self, notification: &Notification) {
+    fn note_whether_it_runs(&mut self, notification: &Notification) -> bool {
         if self.label.runs || !self.supervisor.begins_workload(notification) {
-            return;
+            return false;
         }
         self.label.runs = true;
         // a Label that had a JSON form has one
@@ -365,12 +369,22 @@ impl Worker {
         {
             tracing::warn!("the keeper is not told that a workload runs: {}", chain(&error));
         }
+        true
+    }
+
+    /// Has the next worker know what a sealed workload was granted.
+    fn keep_granted(&self) {
+        let (Some(delivery), Some(granted)) = (self.label.delivery, self.supervisor.granted()) else { return };
+        if let Err(error) = self.service.cases.grants.write(delivery, granted) {
+            tracing::warn!("after this worker the broker carries out what a seal would allow: {error}");
+        }
     }
 
     /// The listener is closed here and at the keeper; with a container's last one its case is closed.
     fn end(self) {
-        let Self { service, guarded, listener, slot, supervisor, view, .. } = self;
+        let Self { service, guarded, listener, slot, supervisor, view, label, .. } = self;
         service.lines.release(number_of(&slot));
+        label.delivery.into_iter().for_each(|delivery| service.cases.grants.forget(delivery));
         if supervisor.session().is_none() {
             guarded.note_own_listener_ended();
         }

@@ -140,6 +140,7 @@ pub fn run(config: Config, stored: bool) -> Result<(), WorkerError> {
     readmit_all(&service)?;
     let mut kept = service.area.kept();
     let deliveries: Vec<Uuid> = heirlooms.iter().filter_map(Heirloom::delivery).collect();
+    service.cases.grants.retain(&deliveries);
     for heirloom in heirlooms {
         let slot = heirloom.slot;
         if heirloom.is_connection() {

@@ -2,6 +2,9 @@
 
 use std::fmt;
 
+use serde::Deserialize;
+use serde::Serialize;
+
 /// Absolute, lexically clean path of an account database as seen from the container's own root,
 /// for example `/etc/passwd`. A path that ends in `/` names a whole directory (`/etc/userdb/`).
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -69,7 +72,7 @@ impl fmt::Display for DatabasePath {
 }
 
 /// Device and inode number: which file, whatever it is called (stat(2)).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ObjectId {
     /// `st_dev`.
     pub device: u64,

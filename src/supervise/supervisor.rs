@@ -55,6 +55,7 @@ use crate::supervise::program_arguments;
 use crate::supervise::supervisor::reply::Kept;
 
 pub use crate::supervise::supervisor::reply::Reply;
+pub use crate::supervise::supervisor::sealed::Granted;
 
 /// A call that comes again within this time with an answer undelivered, and means the same, is the same call: a signal or the
 /// freezer cancelled and re-issued it.
@@ -112,7 +113,7 @@ pub struct Supervisor {
     told_broken_broker: bool,
     neighbours: Arc<dyn Neighbours>,
     /// What a sealed workload was granted; `None` where it is not sealed, or where that was not seen.
-    granted: Option<sealed::Granted>,
+    granted: Option<Granted>,
 }
 
 impl Supervisor {
@@ -146,6 +147,18 @@ impl Supervisor {
     #[must_use]
     pub fn with_neighbours(self, neighbours: Arc<dyn Neighbours>) -> Self {
         Self { neighbours, ..self }
+    }
+
+    /// The same, of a sealed workload that was granted this before this process.
+    #[must_use]
+    pub fn with_granted(self, granted: Option<Granted>) -> Self {
+        Self { granted, ..self }
+    }
+
+    /// What a sealed workload was granted, for the next worker.
+    #[must_use]
+    pub fn granted(&self) -> Option<&Granted> {
+        self.granted.as_ref()
     }
 
     /// A supervisor for a listener that was adopted while its workload runs.
@@ -248,7 +261,7 @@ impl Supervisor {
         let policy = self.case.policy();
         if is_first_execve {
             self.learn_session(notification, &decoded, now);
-            let look_around = || sealed::Granted::look_around(self.case.root().as_ref(), &policy.databases);
+            let look_around = || Granted::look_around(self.case.root().as_ref(), &policy.databases);
             self.granted = (self.origin.ground == Ground::Seal).then(look_around);
         }
         if policy.mode == Mode::Off {

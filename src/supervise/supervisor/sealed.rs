@@ -6,6 +6,9 @@
 
 use std::collections::BTreeSet;
 
+use serde::Deserialize;
+use serde::Serialize;
+
 use crate::model::attempt::DatabasePath;
 use crate::model::attempt::ObjectId;
 use crate::model::policy::Ground;
@@ -27,7 +30,8 @@ use crate::supervise::target::TargetError;
 const MAX_CHILDREN: usize = 4096;
 
 /// What the launcher grants the workload: everything that was there, directly in a sealed directory, when it was sealed.
-pub(super) struct Granted {
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Granted {
     sealed: BTreeSet<String>,
     children: BTreeSet<ObjectId>,
 }
