@@ -26,7 +26,6 @@ use crate::kernel::seccomp_notify::ListenerError;
 use crate::kernel::seccomp_notify::Notification;
 use crate::kernel::seccomp_notify::Readiness;
 use crate::kernel::shared_area::Entry;
-use crate::kernel::shared_area::Ledger;
 use crate::kernel::shared_area::Slot;
 use crate::model::diagnostic::chain;
 use crate::model::event::Session;
@@ -230,9 +229,10 @@ fn helper_of(entry: Entry) -> Option<Process> {
 }
 
 /// Waits for the helper of an earlier worker that is at work on a call, or ends one that only waits: the call can begin again.
-fn leave_to_helper(helper: &Process, waits: bool) {
+fn leave_to_helper(entry: Entry) {
+    let Some(helper) = helper_of(entry) else { return };
     // one that has ended needs no signal
-    let _ = helper.signal(if waits { Signal::KILL } else { broker::ANSWER_SIGNAL });
+    let _ = helper.signal(if entry.waits { Signal::KILL } else { broker::ANSWER_SIGNAL });
     if helper.outlives(HELPER_PATIENCE).unwrap_or(false) {
         tracing::error!("a helper of the last worker does not end; its call is done again, and may be done twice");
         let _ = helper.signal(Signal::KILL);
@@ -292,32 +292,28 @@ impl Worker {
     /// Answers what an earlier worker received and did not answer, unless a helper of it does.
     fn answer_what_is_left(&mut self) {
         if let Some(notification) = self.slot.in_flight() {
-            self.answer_left(&notification, &self.slot.ledger());
+            self.answer_left(&notification, self.slot.ledger().entry());
             self.slot.clear();
         }
         // each stays where the next worker would find it until it is answered
         for mut slot in std::mem::take(&mut self.kept) {
             if let Some(notification) = slot.in_flight() {
-                self.answer_left(&notification, &slot.ledger());
+                self.answer_left(&notification, slot.ledger().entry());
             }
             slot.clear();
         }
     }
 
-    fn answer_left(&mut self, notification: &Notification, ledger: &Ledger) {
-        let entry = ledger.entry();
-        let helper = helper_of(entry);
-        if let Some(number) = placed::find(notification.tid, notification.id, ledger) {
-            if let Some(helper) = helper {
+    fn answer_left(&mut self, notification: &Notification, entry: Entry) {
+        if let Some(number) = placed::find(notification.tid, notification.id, entry.placed) {
+            if let Some(helper) = helper_of(entry) {
                 let _ = helper.signal(Signal::KILL);
             }
             // a caller that is gone needs no answer
             let _ = self.listener.answer(notification.id, Answer::Value(number.into()));
             return;
         }
-        if let Some(helper) = helper {
-            leave_to_helper(&helper, entry.waits);
-        }
+        leave_to_helper(entry);
         if !self.listener.is_valid(notification.id) {
             return;
         }

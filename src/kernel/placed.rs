@@ -52,11 +52,11 @@ pub fn place(
     added
 }
 
-/// The number of the descriptor that was put into the table of thread `tid`, which waits for notification `id`, if one was.
-/// It stands at its beginning afterwards.
+/// The number of the descriptor that was put into the table of thread `tid`, which waits for notification `id`, if one was; `noted`
+/// is what the ledger says. It stands at its beginning afterwards.
 #[must_use]
-pub fn find(tid: u32, id: u64, ledger: &Ledger) -> Option<i32> {
-    let number = ledger.placed().or_else(|| numbers(tid).into_iter().find(|number| is_at(tid, *number, offset(id))))?;
+pub fn find(tid: u32, id: u64, noted: Option<i32>) -> Option<i32> {
+    let number = noted.or_else(|| numbers(tid).into_iter().find(|number| is_at(tid, *number, offset(id))))?;
     if is_at(tid, number, offset(id)) {
         let copy = pidfd::copy_descriptor_of_thread(tid, number).ok()?;
         seek(copy.as_fd(), 0);
@@ -97,7 +97,6 @@ fn is_at(tid: u32, number: i32, offset: u64) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::shared_area::SharedArea;
 
     fn position(file: &std::fs::File) -> u64 {
         rustix::fs::tell(file).expect("tell")
@@ -105,21 +104,18 @@ mod tests {
 
     #[test]
     fn a_marked_descriptor_is_found_and_put_back() {
-        let area = SharedArea::create(1).expect("area");
-        let slot = area.slot(0).expect("slot");
         let tid = rustix::thread::gettid().as_raw_nonzero().get().unsigned_abs();
         let file = tempfile::tempfile().expect("file");
         assert!(can_be_marked(file.as_fd()));
-        assert_eq!(find(tid, 7, &slot.ledger()), None);
+        assert_eq!(find(tid, 7, None), None);
         seek(file.as_fd(), offset(7));
-        assert_eq!(find(tid, 8, &slot.ledger()), None, "it is another call's");
+        assert_eq!(find(tid, 8, None), None, "it is another call's");
         let expected = std::os::fd::AsRawFd::as_raw_fd(&file);
-        assert_eq!((find(tid, 7, &slot.ledger()), position(&file)), (Some(expected), 0));
-        slot.ledger().note_placed(expected);
+        assert_eq!((find(tid, 7, None), position(&file)), (Some(expected), 0));
         seek(file.as_fd(), 5);
-        assert_eq!((find(tid, 7, &slot.ledger()), position(&file)), (Some(expected), 5));
+        assert_eq!((find(tid, 7, Some(expected)), position(&file)), (Some(expected), 5));
         seek(file.as_fd(), offset(7));
-        assert_eq!((find(tid, 7, &slot.ledger()), position(&file)), (Some(expected), 0));
+        assert_eq!((find(tid, 7, Some(expected)), position(&file)), (Some(expected), 0));
     }
 
     #[test]

@@ -237,6 +237,8 @@ pub struct Entry {
     pub waits: bool,
     /// The place of the slot that the call's listener is served in; `None`: this one.
     pub listener: Option<usize>,
+    /// The number under which what the call opened is in its thread's table already.
+    pub placed: Option<i32>,
 }
 
 impl Entry {
@@ -255,6 +257,7 @@ impl Entry {
             helper: u32::try_from(word & u64::from(u32::MAX)).unwrap_or(0),
             waits: word & Self::WAITS != 0,
             listener: listener.checked_sub(1).and_then(|index| usize::try_from(index).ok()),
+            placed: None,
         }
     }
 }
@@ -269,13 +272,8 @@ impl Ledger {
     /// What stands there.
     #[must_use]
     pub fn entry(&self) -> Entry {
-        Entry::of_word(self.memory.owner())
-    }
-
-    /// The number under which what the call opened is in its thread's table already.
-    #[must_use]
-    pub fn placed(&self) -> Option<i32> {
-        i32::try_from(self.memory.placed()).ok()?.checked_sub(1).filter(|number| *number >= 0)
+        let placed = i32::try_from(self.memory.placed()).ok().and_then(|word| word.checked_sub(1));
+        Entry { placed: placed.filter(|number| *number >= 0), ..Entry::of_word(self.memory.owner()) }
     }
 
     /// What the call opened is in its thread's table, as `number`.
@@ -326,13 +324,14 @@ mod tests {
         let next = SharedArea::from_fd(area.as_fd().try_clone_to_owned().expect("dup")).expect("adopt");
         let found = next.slot(1).expect("slot");
         assert_eq!(found.in_flight(), Some(notification));
-        assert_eq!(found.ledger().entry(), Entry { helper: 4_194_303, waits: true, listener: Some(2) });
-        assert_eq!(found.ledger().placed(), Some(0));
+        assert_eq!(
+            found.ledger().entry(),
+            Entry { helper: 4_194_303, waits: true, listener: Some(2), placed: Some(0) }
+        );
         slot.clear();
         assert_eq!((found.in_flight(), found.ledger().entry()), (None, Entry::default()));
-        assert_eq!(found.ledger().placed(), None);
         slot.ledger().begin(1, false);
-        assert_eq!(found.ledger().entry(), Entry { helper: 1, waits: false, listener: None });
+        assert_eq!(found.ledger().entry(), Entry { helper: 1, ..Entry::default() });
     }
 
     #[test]
