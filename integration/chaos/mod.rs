@@ -6,6 +6,7 @@
 pub mod figures;
 pub mod kill;
 pub mod load;
+pub mod obedient;
 pub mod outage;
 pub mod outcome;
 pub mod power_cut;

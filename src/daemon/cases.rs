@@ -31,6 +31,9 @@ use crate::supervise::moment::Moment;
 /// How long the kernel may take to send a record of its audit log: a thread of its own does so as soon as it runs.
 const AUDIT_LOG_DELAY: Duration = Duration::from_millis(50);
 
+/// How long the watches of one container may hold up another policy's coming into force for the next.
+const WATCH_PATIENCE: Duration = Duration::from_millis(250);
+
 /// Everything that cases need from the daemon.
 #[derive(Debug)]
 pub struct Cases {
@@ -146,7 +149,8 @@ impl Cases {
         open.case.replace_policy(applied, Moment::now());
         open.poke();
         if let Some(watch) = self.watch() {
-            watch.watch(&open);
+            // policy is put in force for all containers by one thread
+            watch.watch_within(&open, WATCH_PATIENCE);
         }
     }
 

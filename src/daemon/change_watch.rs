@@ -11,6 +11,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::PoisonError;
+use std::time::Duration;
 
 use crate::daemon::case_thread::OpenCase;
 use crate::kernel::fanotify::CREATED;
@@ -150,9 +151,15 @@ impl ChangeWatch {
     /// Sets the watches of a case anew and has its databases read again, in a thread of its own: a file system of the container's that
     /// hangs holds up nobody else. While one is at it, another comes after it.
     fn watch_again(self: &Arc<Self>, open_case: &Arc<OpenCase>) {
+        self.watch_within(open_case, Duration::ZERO);
+    }
+
+    /// The same, and waits until it is done, for as long as `patience`.
+    pub fn watch_within(self: &Arc<Self>, open_case: &Arc<OpenCase>, patience: Duration) {
         if !open_case.begin_watching() {
             return;
         }
+        let (done, is_done) = std::sync::mpsc::channel();
         let (watch, of_thread) = (Arc::clone(self), Arc::clone(open_case));
         let thread = std::thread::Builder::new().name("watches".to_owned()).stack_size(STACK_BYTES);
         let spawned = thread.spawn(move || {
@@ -167,11 +174,15 @@ impl ChangeWatch {
             if of_thread.has_ended() {
                 watch.unwatch(&of_thread);
             }
+            // nobody waits for it any more when it took long
+            let _ = done.send(());
         });
         if let Err(error) = spawned {
             open_case.has_watched();
             tracing::error!("cannot make a thread that watches new directories: {error}");
         }
+        // what comes later comes all the same
+        let _ = is_done.recv_timeout(patience);
     }
 
     fn run(self: &Arc<Self>) {
@@ -191,7 +202,7 @@ impl ChangeWatch {
                 }
                 Err(error) => {
                     tracing::error!("{}", chain(&error));
-                    std::thread::sleep(std::time::Duration::from_secs(1));
+                    std::thread::sleep(Duration::from_secs(1));
                 }
             }
         }

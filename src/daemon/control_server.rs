@@ -127,7 +127,11 @@ fn converse(service: &Service, stream: &UnixStream) {
         };
         // who is being answered is not left without an answer, but for one who follows or asks for a successor
         let is_short = !matches!(request, Request::Events(_) | Request::Upgrade);
-        let _busy = is_short.then(|| service.retirement.busy());
+        let busy = is_short.then(|| service.retirement.busy());
+        if matches!(busy, Some(None)) {
+            // who asks again, as every client does, is answered by the successor
+            return;
+        }
         let sent = match request {
             Request::Events(query) => stream_events(service, stream, &query),
             other => codec::send(stream, &answer(service, other), TIMEOUT),

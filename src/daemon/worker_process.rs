@@ -11,6 +11,9 @@ use std::time::Duration;
 
 use crate::config::Config;
 use crate::daemon::control_server;
+use crate::daemon::delivered::Delivered;
+use crate::daemon::delivered::Label;
+use crate::daemon::delivered::Room;
 use crate::daemon::hand_over;
 use crate::daemon::hand_over::HandOverError;
 use crate::daemon::hand_over::Message;
@@ -31,9 +34,6 @@ use crate::daemon::service::Service;
 use crate::daemon::service::ServiceError;
 use crate::daemon::shipper;
 use crate::daemon::worker;
-use crate::daemon::worker::Delivered;
-use crate::daemon::worker::Label;
-use crate::daemon::worker::Room;
 use crate::kernel::seccomp_notify::Listener;
 use crate::kernel::seccomp_notify::ListenerError;
 use crate::kernel::shared_area::SharedArea;
@@ -140,7 +140,7 @@ pub fn run(config: Config, stored: bool) -> Result<(), WorkerError> {
     }
     start(&service, "listeners", move |service| listener_server::serve(service, &listener_socket))?;
     start(&service, "clients", move |service| control_server::serve(service, &control_socket))?;
-    start(&service, "housekeeping", |service| housekeeping::run(service))?;
+    start(&service, "housekeeping", housekeeping::run)?;
     start(&service, "landlock", |service| refusal_watch::run(service))?;
     service.lines.tell(&Message::Serving).map_err(WorkerError::HandOver)?;
     let containers = service.registry.all().len();

@@ -5,7 +5,6 @@
 //! of its own. An act that changed and was refused nothing is no finding, but it is remembered: the descriptor it opened
 //! may be written to later.
 
-use std::collections::BTreeSet;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -31,6 +30,7 @@ use crate::supervise::actor::Acting;
 use crate::supervise::attribution;
 use crate::supervise::attribution::Writer;
 use crate::supervise::container_root::ContainerRoot;
+use crate::supervise::databases::Devices;
 use crate::supervise::finding;
 use crate::supervise::incident::Act;
 use crate::supervise::incident::QUIET;
@@ -38,6 +38,7 @@ use crate::supervise::incident::Sighting;
 use crate::supervise::known_threads::ProcessKey;
 use crate::supervise::live_policy::LivePolicy;
 use crate::supervise::moment::Moment;
+use crate::supervise::neighbours::Visits;
 use crate::supervise::observe::Seen;
 use crate::supervise::surroundings::LiveSurroundings;
 use crate::supervise::surroundings::Surroundings;
@@ -94,7 +95,9 @@ pub struct Case {
     surroundings: Box<dyn Surroundings>,
     policy: LivePolicy,
     /// The file systems that its databases lay on when they were read last.
-    devices: Mutex<BTreeSet<u64>>,
+    devices: Mutex<Devices>,
+    /// Threads of other containers that look at its databases.
+    pub visits: Visits,
     /// Held while the databases are read to tell what changed.
     reading: Mutex<()>,
     state: Mutex<State>,
@@ -148,7 +151,15 @@ impl Case {
             goes_on: false,
             counts: Counts::default(),
         };
-        Self { root, surroundings, policy, devices, reading: Mutex::new(()), state: Mutex::new(state) }
+        Self {
+            root,
+            surroundings,
+            policy,
+            devices,
+            visits: Visits::default(),
+            reading: Mutex::new(()),
+            state: Mutex::new(state),
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -178,11 +189,15 @@ impl Case {
         *self.devices.lock().unwrap_or_else(PoisonError::into_inner) = devices;
     }
 
-    /// Whether one of its databases, or a directory above one, lay on one of the file systems when they were read last.
+    /// Its databases that lay, or had a directory above them, on one of the file systems when they were read last.
     #[must_use]
-    pub fn is_on_any(&self, devices: &[u64]) -> bool {
+    pub fn databases_on(&self, devices: &[u64]) -> Vec<DatabasePath> {
         let known = self.devices.lock().unwrap_or_else(PoisonError::into_inner);
-        devices.iter().any(|device| known.contains(device))
+        let is_there = |(_, of_database): &&(DatabasePath, _)| {
+            let of_database: &std::collections::BTreeSet<u64> = of_database;
+            devices.iter().any(|device| of_database.contains(device))
+        };
+        known.iter().filter(is_there).map(|(database, _)| database.clone()).collect()
     }
 
     /// The container's root.

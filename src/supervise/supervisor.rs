@@ -36,6 +36,7 @@ use crate::supervise::actor;
 use crate::supervise::actor::Acting;
 use crate::supervise::broker;
 use crate::supervise::broker::Broker;
+use crate::supervise::broker::hand::Hand;
 use crate::supervise::case::Case;
 use crate::supervise::decode::Decoded;
 use crate::supervise::decode::Operation;
@@ -135,10 +136,16 @@ impl Supervisor {
         }
     }
 
-    /// The same, with a broker for what an enforced workload may do.
+    /// The same, with a broker for what an enforced workload may do, within what its container's `quota` leaves.
     #[must_use]
     pub fn with_broker(self, broker: Broker) -> Self {
         Self { broker: Some(broker), ..self }
+    }
+
+    /// By which whoever watches over this supervisor's thread stops what is being carried out; `None` without a broker.
+    #[must_use]
+    pub fn hand(&self) -> Option<Arc<Hand>> {
+        self.broker.as_ref().map(Broker::hand)
     }
 
     /// The same, beside other containers.

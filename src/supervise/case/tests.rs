@@ -41,8 +41,8 @@ impl Surroundings for FakeSurroundings {
         Databases::parse(self.get().files.iter().filter_map(wanted).collect())
     }
 
-    fn devices(&self, _: &[DatabasePath]) -> BTreeSet<u64> {
-        BTreeSet::new()
+    fn devices(&self, _: &[DatabasePath]) -> Devices {
+        Devices::new()
     }
 
     fn follow_root(&self, _: u32) {}
