@@ -1,14 +1,18 @@
 //! A file system of one container that hangs: its calls are answered by policy in time, and no other container's wait for it.
 
+use std::fs;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use acctguard::daemon::deadline_watch::{DEADLINE, MAX_STUCK};
 use acctguard::model::event::{Event, Kind};
+use nix::sys::signal::{Signal, kill};
 
 use crate::chaos::obedient::{Hanging, Obedient};
 use crate::harness::bundle::Spec;
 use crate::harness::command::finish;
 use crate::harness::events::of;
+use crate::harness::machine::program;
 use crate::harness::node::{Node, Runtime, policy};
 
 /// What an answer may take beyond the deadline on a busy machine.
@@ -130,4 +134,78 @@ fn a_container_that_is_stopped_or_frozen_holds_up_no_other() {
     let calls: u64 = busy.ask("calm").parse().expect("a number");
     assert!(calls > 0);
     assert_eq!(degraded(&node, &busy.bundle.id), Vec::<Event>::new());
+}
+
+/// A node whose daemon was started from a file that can be replaced, and its path.
+fn upgradable(mode: &str) -> (Node, PathBuf) {
+    let node = Node::prepare(Runtime::Runc, &policy(mode), "");
+    let installed = node.scratch.path().join("acctguard-daemon");
+    fs::copy(program("acctguard-daemon"), &installed).expect("install");
+    node.start_daemon_at(&installed);
+    (node, installed)
+}
+
+#[test]
+fn an_upgrade_waits_for_no_thread_that_hangs_and_what_it_was_at_is_answered_once() {
+    for is_answered_before in [false, true] {
+        let (node, installed) = upgradable("enforce");
+        let (mut other, mut hung) = (Obedient::start(&node, |_| {}), Obedient::start(&node, |_| {}));
+        let hanging = Hanging::mount(&node, &hung, "/hangs");
+        hung.tell("reach /hangs/x");
+        let answer = if is_answered_before {
+            hung.line(DEADLINE + GRACE)
+        } else {
+            std::thread::sleep(Duration::from_millis(300));
+            None
+        };
+        let (worker, started) = (node.worker_pid(), Instant::now());
+        fs::copy(&installed, node.scratch.path().join("fresh")).expect("copy");
+        fs::rename(node.scratch.path().join("fresh"), &installed).expect("replace");
+        finish(node.program("acctguard-daemon").arg("upgrade")).ok();
+        assert!(started.elapsed() < Duration::from_secs(12), "it took {:?}\n{}", started.elapsed(), node.log_text());
+        assert_ne!(node.worker_pid(), worker);
+        is_quick(&mut other);
+        let answer = answer.or_else(|| hung.line(DEADLINE + GRACE)).expect("an answer by policy");
+        assert!(answer.starts_with(REFUSED), "{answer}");
+        is_quick(&mut hung);
+        std::thread::sleep(Duration::from_secs(1));
+        let told = degraded(&node, &hung.bundle.id);
+        assert_eq!(told.len(), 1, "{told:?}");
+        drop(hanging);
+        is_quick(&mut hung);
+    }
+}
+
+#[test]
+fn a_worker_that_is_killed_while_a_thread_hangs_is_followed_by_another() {
+    for mode in ["audit", "enforce"] {
+        let node = Node::start(Runtime::Runc, &policy(mode));
+        let (mut other, mut hung) = (Obedient::start(&node, |_| {}), Obedient::start(&node, |_| {}));
+        let hanging = Hanging::mount(&node, &hung, "/hangs");
+        hung.tell("reach /hangs/x");
+        std::thread::sleep(Duration::from_millis(300));
+        let worker = node.worker_pid();
+        kill(worker, Signal::SIGKILL).expect("kill the worker");
+        let started = Instant::now();
+        other.measure(20);
+        assert!(started.elapsed() < Duration::from_secs(8), "{:?}\n{}", started.elapsed(), node.log_text());
+        assert_ne!(node.worker_pid(), worker);
+        assert!(node.log_text().contains("keeps its threads"), "{}", node.log_text());
+        if mode == "enforce" {
+            let answer = hung.line(DEADLINE + GRACE).expect("an answer by policy");
+            assert!(answer.starts_with(REFUSED), "{answer}");
+        } else {
+            node.wait_for("the deadline", |events| {
+                of(events, Kind::ProtectionDegraded, &hung.bundle.id).first().map(|_| ())
+            });
+        }
+        is_quick(&mut hung);
+        drop(hanging);
+        if mode == "audit" {
+            assert!(!hung.line(GRACE).expect("the kernel's answer").starts_with(REFUSED));
+        }
+        is_quick(&mut hung);
+        let told = degraded(&node, &hung.bundle.id);
+        assert_eq!(told.len(), 1, "{told:?}");
+    }
 }

@@ -14,6 +14,7 @@ use crate::config::policy_files;
 use crate::control::ExecRegistration;
 use crate::control::Registration;
 use crate::daemon::cases::Cases;
+use crate::daemon::control_server::Clients;
 use crate::daemon::deadline_watch::DeadlineWatch;
 use crate::daemon::journal::Journal;
 use crate::daemon::last_good;
@@ -85,6 +86,8 @@ pub struct Service {
     pub cases: Cases,
     /// The watch over the threads that serve.
     pub deadlines: DeadlineWatch,
+    /// Who is connected.
+    pub clients: Clients,
     /// Set when the worker is to end.
     pub stopping: Arc<AtomicBool>,
     /// Lines to the keepers.
@@ -151,6 +154,7 @@ impl Service {
             registry: Registry::default(),
             area: Arc::new(parts.area),
             deadlines: DeadlineWatch::default(),
+            clients: Clients::default(),
             stopping: Arc::new(AtomicBool::new(false)),
             lines: parts.lines,
             retirement: parts.retirement,

@@ -330,6 +330,7 @@ fn retire(service: &Service) {
         tracing::warn!("some calls are left to the next worker unanswered");
     }
     service.journal.stop(LAST_RECORDS);
+    service.clients.hang_up();
 }
 
 /// The keeper is gone. What is served goes on being served; a new daemon takes what is new.
