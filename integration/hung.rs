@@ -17,6 +17,8 @@ use crate::harness::node::{Node, Runtime, policy};
 
 /// What an answer may take beyond the deadline on a busy machine.
 const GRACE: Duration = Duration::from_secs(5);
+/// A directory that was found is taken for the one at its path for less.
+const KNOWN_FOR: Duration = Duration::from_millis(1200);
 /// `EPERM`.
 const REFUSED: &str = "reached 1 ";
 
@@ -80,8 +82,7 @@ fn where_a_database_hangs_the_watch_answers_every_call_until_it_does_not() {
     let node = Node::start(Runtime::Runc, &policy("enforce"));
     let (mut other, mut hung) = (Obedient::start(&node, |_| {}), Obedient::start(&node, |_| {}));
     let hanging = Hanging::mount(&node, &hung, "/srv/accounts");
-    // a directory that was found is not looked for again before
-    std::thread::sleep(Duration::from_millis(1500));
+    std::thread::sleep(KNOWN_FOR);
     for _ in 0..=MAX_STUCK {
         hung.tell("reach /tmp/x");
         is_quick(&mut other);

@@ -2,6 +2,8 @@
 
 use super::kill::{Bounds, Victim, kill_under_load};
 use super::load::{Program, parts};
+use super::neighbours::{Bounds as Calls, Deed, beside};
+use crate::harness::node::{Node, Runtime, policy};
 
 /// What a kill may still cost (README, "What it does not do yet"): a second descriptor of an open, and a start.
 const KNOWN: [&str; 3] = ["doubled openat", "doubled open-", "function not implemented"];
@@ -16,4 +18,16 @@ fn kills_of_the_worker_under_load_cost_nothing() {
     let (known, wrongs): (Vec<String>, Vec<String>) = figures.wrongs().into_iter().partition(is_known);
     assert!(wrongs.is_empty(), "{}", wrongs.join("\n"));
     assert!(known.len() <= 1 + kills / 4, "{kills} kills and\n{}", known.join("\n"));
+}
+
+/// Others wait for a container that floods, or that hangs, as little as they do for a busy one: a file system that hangs would cost
+/// them seconds, and no run of this test is quiet enough for less than that.
+#[test]
+fn one_container_at_its_worst_leaves_another_served() {
+    let node = Node::start(Runtime::Runc, &policy("enforce"));
+    for deed in [Deed::Flood, Deed::HungPath] {
+        let figures = beside(&node, deed, Calls { rounds: 2, calls: 200 });
+        let [median, _] = figures.ratios();
+        assert!(median < 20.0, "{deed:?}: {figures:?}");
+    }
 }
