@@ -21,6 +21,7 @@ use crate::kernel::fanotify::MOVED_TO;
 use crate::kernel::fanotify::WatchError;
 use crate::kernel::fanotify::Watcher;
 use crate::kernel::foreign_root;
+use crate::kernel::foreign_root::Found;
 use crate::model::attempt::DatabasePath;
 use crate::model::diagnostic::chain;
 use crate::supervise::moment::Moment;
@@ -38,7 +39,7 @@ enum Purpose {
 
 struct Watch {
     open_case: Arc<OpenCase>,
-    directory: OwnedFd,
+    directory: Arc<OwnedFd>,
     purpose: Purpose,
 }
 
@@ -105,20 +106,21 @@ impl ChangeWatch {
     pub fn watch(&self, open_case: &Arc<OpenCase>) {
         let root = open_case.case.root();
         let mut placed = Vec::new();
+        let mut opened: Option<(String, Option<Arc<OwnedFd>>)> = None;
         for (path, purpose) in wanted(&open_case.case.policy().databases) {
-            // what is not there yet is awaited in the directory above
-            let Ok(Some(found)) = foreign_root::identify_in_root(root.as_fd(), path.as_bytes()) else { continue };
-            if !found.is_directory() {
-                continue;
+            // what is not there yet is awaited in the directory above; one that is watched for several things is opened once
+            if opened.as_ref().is_none_or(|(of, _)| *of != path) {
+                let found = foreign_root::identify_in_root(root.as_fd(), path.as_bytes()).ok().flatten();
+                let directory = found.filter(Found::is_directory).map(|found| Arc::new(found.fd));
+                opened = Some((path.clone(), directory));
             }
+            let Some(directory) = opened.as_ref().and_then(|(_, directory)| directory.clone()) else { continue };
             let key = match purpose {
-                Purpose::Databases => self.watcher.watch_directory(found.fd.as_fd()),
-                Purpose::Awaits(_) => self.watcher.await_names(found.fd.as_fd()),
+                Purpose::Databases => self.watcher.watch_directory(directory.as_fd()),
+                Purpose::Awaits(_) => self.watcher.await_names(directory.as_fd()),
             };
             match key {
-                Ok(key) => {
-                    placed.push((key, Watch { open_case: Arc::clone(open_case), directory: found.fd, purpose }));
-                }
+                Ok(key) => placed.push((key, Watch { open_case: Arc::clone(open_case), directory, purpose })),
                 Err(error) => tracing::warn!("changes of {path} in a container are not witnessed: {}", chain(&error)),
             }
         }
