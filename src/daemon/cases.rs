@@ -23,10 +23,12 @@ use crate::kernel::foreign_root;
 use crate::model::diagnostic::chain;
 use crate::model::event::Host;
 use crate::model::policy::Applied;
+use crate::model::workload::ContainerId;
 use crate::supervise::case::Case;
 use crate::supervise::case::Identity;
 use crate::supervise::container_root::ContainerRoot;
 use crate::supervise::moment::Moment;
+use crate::supervise::neighbourhood::Neighbourhood;
 
 /// How long the kernel may take to send a record of its audit log: a thread of its own does so as soon as it runs.
 const AUDIT_LOG_DELAY: Duration = Duration::from_millis(50);
@@ -42,6 +44,7 @@ pub struct Cases {
     /// An empty directory: the root of a case whose container's root cannot be read.
     nowhere: std::path::PathBuf,
     baselines: Baselines,
+    neighbourhood: Arc<Neighbourhood>,
     watch: OnceLock<Option<Arc<ChangeWatch>>>,
     /// Whether Landlock's refusals are being read.
     refusals_are_read: AtomicBool,
@@ -56,6 +59,7 @@ impl Cases {
             host,
             nowhere: run_dir.join("empty"),
             baselines: Baselines::new(run_dir.join("baselines")),
+            neighbourhood: Arc::default(),
             watch: OnceLock::new(),
             refusals_are_read: AtomicBool::new(false),
         }
@@ -108,6 +112,7 @@ impl Cases {
             Some(told) => Case::go_on(identity, root, told),
             None => Case::new(identity, root),
         };
+        let case = case.among(&self.neighbourhood);
         let open = OpenCase::start(case, Arc::clone(&self.journal), guarded.id.as_str(), place)?;
         let kept = guarded.set_open_case(Arc::clone(&open));
         if !Arc::ptr_eq(&kept, &open) {
@@ -141,6 +146,12 @@ impl Cases {
             watch.watch(&open);
         }
         Some(open)
+    }
+
+    /// The containers with a database on one of the file systems.
+    #[must_use]
+    pub fn on(&self, devices: &[u64]) -> BTreeSet<ContainerId> {
+        self.neighbourhood.on(devices)
     }
 
     /// Puts another policy in force for `guarded`; databases that it adds begin as they are, and are watched.

@@ -28,14 +28,13 @@ fn neighbour(guarded: &Guarded, databases: Vec<DatabasePath>) -> Option<Neighbou
 
 impl Neighbours for Others {
     fn near(&self, devices: &[u64]) -> Vec<Neighbour> {
-        self.service.registry.find_all(|guarded| {
-            if guarded.id == self.own {
-                return None;
-            }
+        let ids = self.service.cases.on(devices).into_iter().filter(|id| *id != self.own);
+        let near = ids.filter_map(|id| self.service.registry.get(&id)).filter_map(|guarded| {
             let databases = guarded.open_case()?.case.databases_on(devices);
             let is_near = !databases.is_empty() && guarded.policy.current().mode != Mode::Off;
-            if is_near { neighbour(guarded, databases) } else { None }
-        })
+            if is_near { neighbour(&guarded, databases) } else { None }
+        });
+        near.collect()
     }
 
     fn get(&self, id: &ContainerId) -> Option<Neighbour> {

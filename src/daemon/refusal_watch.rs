@@ -38,6 +38,8 @@ const FAILURE_PAUSE: Duration = Duration::from_secs(1);
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
 /// Most domains whose container is remembered.
 const MAX_DOMAINS: usize = 65_536;
+/// With so many, and whenever they have doubled since, those of containers that have ended are forgotten.
+const DOMAINS_KEPT: usize = 1024;
 /// How far up a process's ancestors its container's init is looked for.
 const MAX_ANCESTORS: usize = 64;
 /// Most refusals of one container that wait to be looked at.
@@ -61,11 +63,13 @@ pub fn run(service: &Service) {
     let mut watch = RefusalWatch {
         service,
         domains: HashMap::new(),
+        domains_kept: 0,
         lanes: HashMap::new(),
         lost: Told::default(),
         foreign: Told::default(),
     };
     while !service.stopping.load(Ordering::Acquire) {
+        watch.forget_ended();
         match log.read(WAIT) {
             Ok(refusals) => {
                 if !refusals.is_empty() {
@@ -218,12 +222,23 @@ fn missed(open: &OpenCase, times: u64) -> Event {
 struct RefusalWatch<'a> {
     service: &'a Service,
     domains: HashMap<u64, ContainerId>,
+    /// How many they were when those of containers that had ended were forgotten last.
+    domains_kept: usize,
     lanes: HashMap<ContainerId, Lane>,
     lost: Told,
     foreign: Told,
 }
 
 impl RefusalWatch<'_> {
+    /// Lets go of what was for containers that have ended: a lane has room for all that may wait in it.
+    fn forget_ended(&mut self) {
+        self.lanes.retain(|_, lane| !lane.state().ended);
+        if self.domains.len() >= self.domains_kept.saturating_mul(2).max(DOMAINS_KEPT) {
+            self.domains.retain(|_, id| self.service.registry.get(id).is_some());
+            self.domains_kept = self.domains.len();
+        }
+    }
+
     fn tell(&mut self, refusal: &Refusal) {
         let Some(guarded) = self.container_of(refusal) else {
             self.foreign
@@ -235,7 +250,6 @@ impl RefusalWatch<'_> {
         if !is_here {
             let lane = Lane::begin();
             lane.takes(&open, refusal);
-            self.lanes.retain(|_, lane| !lane.state().ended);
             self.lanes.insert(guarded.id.clone(), lane);
         }
     }

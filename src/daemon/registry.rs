@@ -329,11 +329,6 @@ impl Registry {
         lock(&self.inner).containers.values().cloned().collect()
     }
 
-    /// What `find` makes of each of them.
-    pub fn find_all<T>(&self, find: impl Fn(&Guarded) -> Option<T>) -> Vec<T> {
-        lock(&self.inner).containers.values().filter_map(|guarded| find(guarded)).collect()
-    }
-
     /// Expects the listener of an exec session.
     pub fn expect_exec(&self, exec: PendingExec) {
         let mut inner = lock(&self.inner);

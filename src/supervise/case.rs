@@ -5,6 +5,7 @@
 //! of its own. An act that changed and was refused nothing is no finding, but it is remembered: the descriptor it opened
 //! may be written to later.
 
+use std::collections::BTreeSet;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -40,6 +41,8 @@ use crate::supervise::incident::Sighting;
 use crate::supervise::known_threads::ProcessKey;
 use crate::supervise::live_policy::LivePolicy;
 use crate::supervise::moment::Moment;
+use crate::supervise::neighbourhood::Neighbourhood;
+use crate::supervise::neighbourhood::Residence;
 use crate::supervise::neighbours::Visits;
 use crate::supervise::observe::Seen;
 use crate::supervise::surroundings::LiveSurroundings;
@@ -109,6 +112,8 @@ pub struct Case {
     policy: LivePolicy,
     /// The file systems that its databases lay on when they were read last.
     devices: Mutex<Devices>,
+    /// Where others find it by them.
+    residence: Mutex<Option<Residence>>,
     /// Threads of other containers that look at its databases.
     pub visits: Visits,
     /// Held while the databases are read to tell what changed.
@@ -132,6 +137,14 @@ impl Case {
         let case = Self::new(identity, root);
         case.go_on_from(told, Moment::now());
         case
+    }
+
+    /// The same, to be found by other containers' calls in `neighbourhood`.
+    #[must_use]
+    pub fn among(self, neighbourhood: &Arc<Neighbourhood>) -> Self {
+        let mut residence = Residence::new(Arc::clone(neighbourhood), self.container_id());
+        residence.move_to(all_of(&self.devices.lock().unwrap_or_else(PoisonError::into_inner)));
+        Self { residence: Mutex::new(Some(residence)), ..self }
     }
 
     fn go_on_from(&self, told: Told, now: Moment) {
@@ -171,6 +184,7 @@ impl Case {
             surroundings,
             policy,
             devices,
+            residence: Mutex::default(),
             visits: Visits::default(),
             reading: Mutex::new(()),
             state: Mutex::new(state),
@@ -201,6 +215,9 @@ impl Case {
 
     fn note_devices(&self, databases: &[DatabasePath]) {
         let devices = self.surroundings.devices(databases);
+        if let Some(residence) = &mut *self.residence.lock().unwrap_or_else(PoisonError::into_inner) {
+            residence.move_to(all_of(&devices));
+        }
         *self.devices.lock().unwrap_or_else(PoisonError::into_inner) = devices;
     }
 
@@ -209,7 +226,7 @@ impl Case {
     pub fn databases_on(&self, devices: &[u64]) -> Vec<DatabasePath> {
         let known = self.devices.lock().unwrap_or_else(PoisonError::into_inner);
         let is_there = |(_, of_database): &&(DatabasePath, _)| {
-            let of_database: &std::collections::BTreeSet<u64> = of_database;
+            let of_database: &BTreeSet<u64> = of_database;
             devices.iter().any(|device| of_database.contains(device))
         };
         known.iter().filter(is_there).map(|(database, _)| database.clone()).collect()
@@ -418,6 +435,10 @@ struct Ended {
     acts: Vec<Act>,
     writers: Vec<Writer>,
     first_change: Moment,
+}
+
+fn all_of(devices: &Devices) -> BTreeSet<u64> {
+    devices.iter().flat_map(|(_, of_database)| of_database).copied().collect()
 }
 
 fn moves_root(seen: &Seen, outcome: Outcome) -> bool {
