@@ -83,6 +83,7 @@ mod daemon;
 mod evasion;
 mod fidelity;
 mod harness;
+mod hung;
 mod keeper;
 mod landlock;
 mod mounts;

@@ -9,11 +9,13 @@ mod harness;
 #[path = "mod.rs"]
 mod chaos;
 
+mod soak;
 mod upgrade;
 
 use std::process::ExitCode;
 
 use crate::chaos::kill;
+use crate::chaos::neighbours;
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -23,6 +25,8 @@ fn main() -> ExitCode {
         "kill-worker" => kill::run(kill::Victim::Worker, words),
         "kill-keeper" => kill::run(kill::Victim::Keeper, words),
         "upgrade" => upgrade::run(words),
+        "neighbours" => neighbours::run(words),
+        "soak" => soak::run(words),
         "power-cut" => return chaos::power_cut::main(&plain),
         "outage" => return chaos::outage::main(&plain),
         _ => Err(format!("no program {name:?}: see integration/chaos/run --help")),

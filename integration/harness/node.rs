@@ -232,7 +232,9 @@ impl Node {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let children = fs::read_to_string(format!("/proc/{keeper}/task/{keeper}/children")).unwrap_or_default();
-            if let Some(pid) = children.split_whitespace().next().and_then(|word| word.parse().ok()) {
+            // one that is dead and cannot go has no command line
+            let lives = |pid: &&str| fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| !line.is_empty());
+            if let Some(pid) = children.split_whitespace().find(lives).and_then(|word| word.parse().ok()) {
                 return Pid::from_raw(pid);
             }
             assert!(Instant::now() < deadline, "the daemon has no worker:\n{}", self.log_text());

@@ -24,13 +24,18 @@ use crate::kernel::foreign_root;
 use crate::model::diagnostic::chain;
 use crate::model::event::Host;
 use crate::model::policy::Applied;
+use crate::model::workload::ContainerId;
 use crate::supervise::case::Case;
 use crate::supervise::case::Identity;
 use crate::supervise::container_root::ContainerRoot;
 use crate::supervise::moment::Moment;
+use crate::supervise::neighbourhood::Neighbourhood;
 
 /// How long the kernel may take to send a record of its audit log: a thread of its own does so as soon as it runs.
 const AUDIT_LOG_DELAY: Duration = Duration::from_millis(50);
+
+/// How long the watches of one container may hold up another policy's coming into force for the next.
+const WATCH_PATIENCE: Duration = Duration::from_millis(250);
 
 /// Everything that cases need from the daemon.
 #[derive(Debug)]
@@ -42,6 +47,7 @@ pub struct Cases {
     baselines: Baselines,
     /// What sealed workloads were granted.
     pub grants: Grants,
+    neighbourhood: Arc<Neighbourhood>,
     watch: OnceLock<Option<Arc<ChangeWatch>>>,
     /// Whether Landlock's refusals are being read.
     refusals_are_read: AtomicBool,
@@ -57,6 +63,7 @@ impl Cases {
             nowhere: run_dir.join("empty"),
             baselines: Baselines::new(run_dir.join("baselines")),
             grants: Grants::new(run_dir.join("grants")),
+            neighbourhood: Arc::default(),
             watch: OnceLock::new(),
             refusals_are_read: AtomicBool::new(false),
         }
@@ -109,6 +116,7 @@ impl Cases {
             Some(told) => Case::go_on(identity, root, told),
             None => Case::new(identity, root),
         };
+        let case = case.among(&self.neighbourhood);
         let open = OpenCase::start(case, Arc::clone(&self.journal), guarded.id.as_str(), place)?;
         let kept = guarded.set_open_case(Arc::clone(&open));
         if !Arc::ptr_eq(&kept, &open) {
@@ -144,13 +152,20 @@ impl Cases {
         Some(open)
     }
 
+    /// The containers with a database on one of the file systems.
+    #[must_use]
+    pub fn on(&self, devices: &[u64]) -> BTreeSet<ContainerId> {
+        self.neighbourhood.on(devices)
+    }
+
     /// Puts another policy in force for `guarded`; databases that it adds begin as they are, and are watched.
     pub fn replace_policy(&self, guarded: &Guarded, applied: Applied) {
         let Some(open) = guarded.open_case() else { return guarded.policy.replace(applied) };
         open.case.replace_policy(applied, Moment::now());
         open.poke();
         if let Some(watch) = self.watch() {
-            watch.watch(&open);
+            // policy is put in force for all containers by one thread
+            watch.watch_within(&open, WATCH_PATIENCE);
         }
     }
 

@@ -11,6 +11,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::PoisonError;
+use std::time::Duration;
 
 use crate::daemon::case_thread::OpenCase;
 use crate::kernel::fanotify::CREATED;
@@ -20,6 +21,7 @@ use crate::kernel::fanotify::MOVED_TO;
 use crate::kernel::fanotify::WatchError;
 use crate::kernel::fanotify::Watcher;
 use crate::kernel::foreign_root;
+use crate::kernel::foreign_root::Found;
 use crate::model::attempt::DatabasePath;
 use crate::model::diagnostic::chain;
 use crate::supervise::moment::Moment;
@@ -37,7 +39,7 @@ enum Purpose {
 
 struct Watch {
     open_case: Arc<OpenCase>,
-    directory: OwnedFd,
+    directory: Arc<OwnedFd>,
     purpose: Purpose,
 }
 
@@ -104,20 +106,21 @@ impl ChangeWatch {
     pub fn watch(&self, open_case: &Arc<OpenCase>) {
         let root = open_case.case.root();
         let mut placed = Vec::new();
+        let mut opened: Option<(String, Option<Arc<OwnedFd>>)> = None;
         for (path, purpose) in wanted(&open_case.case.policy().databases) {
-            // what is not there yet is awaited in the directory above
-            let Ok(Some(found)) = foreign_root::identify_in_root(root.as_fd(), path.as_bytes()) else { continue };
-            if !found.is_directory() {
-                continue;
+            // what is not there yet is awaited in the directory above; one that is watched for several things is opened once
+            if opened.as_ref().is_none_or(|(of, _)| *of != path) {
+                let found = foreign_root::identify_in_root(root.as_fd(), path.as_bytes()).ok().flatten();
+                let directory = found.filter(Found::is_directory).map(|found| Arc::new(found.fd));
+                opened = Some((path.clone(), directory));
             }
+            let Some(directory) = opened.as_ref().and_then(|(_, directory)| directory.clone()) else { continue };
             let key = match purpose {
-                Purpose::Databases => self.watcher.watch_directory(found.fd.as_fd()),
-                Purpose::Awaits(_) => self.watcher.await_names(found.fd.as_fd()),
+                Purpose::Databases => self.watcher.watch_directory(directory.as_fd()),
+                Purpose::Awaits(_) => self.watcher.await_names(directory.as_fd()),
             };
             match key {
-                Ok(key) => {
-                    placed.push((key, Watch { open_case: Arc::clone(open_case), directory: found.fd, purpose }));
-                }
+                Ok(key) => placed.push((key, Watch { open_case: Arc::clone(open_case), directory, purpose })),
                 Err(error) => tracing::warn!("changes of {path} in a container are not witnessed: {}", chain(&error)),
             }
         }
@@ -150,9 +153,15 @@ impl ChangeWatch {
     /// Sets the watches of a case anew and has its databases read again, in a thread of its own: a file system of the container's that
     /// hangs holds up nobody else. While one is at it, another comes after it.
     fn watch_again(self: &Arc<Self>, open_case: &Arc<OpenCase>) {
+        self.watch_within(open_case, Duration::ZERO);
+    }
+
+    /// The same, and waits until it is done, for as long as `patience`.
+    pub fn watch_within(self: &Arc<Self>, open_case: &Arc<OpenCase>, patience: Duration) {
         if !open_case.begin_watching() {
             return;
         }
+        let (done, is_done) = std::sync::mpsc::channel();
         let (watch, of_thread) = (Arc::clone(self), Arc::clone(open_case));
         let thread = std::thread::Builder::new().name("watches".to_owned()).stack_size(STACK_BYTES);
         let spawned = thread.spawn(move || {
@@ -167,11 +176,15 @@ impl ChangeWatch {
             if of_thread.has_ended() {
                 watch.unwatch(&of_thread);
             }
+            // nobody waits for it any more when it took long
+            let _ = done.send(());
         });
         if let Err(error) = spawned {
             open_case.has_watched();
             tracing::error!("cannot make a thread that watches new directories: {error}");
         }
+        // what comes later comes all the same
+        let _ = is_done.recv_timeout(patience);
     }
 
     fn run(self: &Arc<Self>) {
@@ -191,7 +204,7 @@ impl ChangeWatch {
                 }
                 Err(error) => {
                     tracing::error!("{}", chain(&error));
-                    std::thread::sleep(std::time::Duration::from_secs(1));
+                    std::thread::sleep(Duration::from_secs(1));
                 }
             }
         }

@@ -1,10 +1,15 @@
 //! Answers clients: the hook, the shim and the operator's command. One thread a connection, bounded in number; only root and
 //! the daemon's own user are answered.
 
+use std::net::Shutdown;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixListener;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::MutexGuard;
+use std::sync::PoisonError;
+use std::sync::Weak;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -64,6 +69,30 @@ impl Drop for Place {
     }
 }
 
+/// Those that are connected.
+#[derive(Debug, Default)]
+pub struct Clients(Mutex<Vec<Weak<UnixStream>>>);
+
+impl Clients {
+    fn connected(&self) -> MutexGuard<'_, Vec<Weak<UnixStream>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn add(&self, stream: &Arc<UnixStream>) {
+        let mut connected = self.connected();
+        connected.retain(|known| known.strong_count() > 0);
+        connected.push(Arc::downgrade(stream));
+    }
+
+    /// Ends every connection, even if a thread that does not end keeps this process, and with it the descriptors.
+    pub fn hang_up(&self) {
+        for stream in self.connected().iter().filter_map(Weak::upgrade) {
+            // one that has gone by itself needs no end
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+}
+
 /// Accepts clients until the worker retires: those that come then are its successor's.
 pub fn serve(service: &Arc<Service>, socket: &UnixListener) {
     while !matches!(service.retirement.wait(socket.as_fd()), Ok(Waited::Retired)) {
@@ -86,7 +115,8 @@ fn admit(service: &Arc<Service>, stream: UnixStream) {
         let _ = codec::send(&stream, &Response::Failed { message }, Duration::from_millis(100));
         return;
     };
-    let service = Arc::clone(service);
+    let (service, stream) = (Arc::clone(service), Arc::new(stream));
+    service.clients.add(&stream);
     let thread = std::thread::Builder::new().name("control".to_owned()).stack_size(STACK_BYTES).spawn(move || {
         let _place = place;
         converse(&service, &stream);
@@ -127,7 +157,11 @@ fn converse(service: &Service, stream: &UnixStream) {
         };
         // who is being answered is not left without an answer, but for one who follows or asks for a successor
         let is_short = !matches!(request, Request::Events(_) | Request::Upgrade);
-        let _busy = is_short.then(|| service.retirement.busy());
+        let busy = is_short.then(|| service.retirement.busy());
+        if matches!(busy, Some(None)) {
+            // who asks again, as every client does, is answered by the successor
+            return;
+        }
         let sent = match request {
             Request::Events(query) => stream_events(service, stream, &query),
             other => codec::send(stream, &answer(service, other), TIMEOUT),

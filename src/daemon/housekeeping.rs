@@ -2,6 +2,7 @@
 //! concluded.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -20,6 +21,7 @@ use crate::store::spool::SpoolError;
 const INTERVAL: Duration = Duration::from_secs(5);
 /// How long a container may be registered before its init must be there.
 const GRACE: Duration = Duration::from_secs(10);
+const STACK_BYTES: usize = 512 * 1024;
 
 #[derive(Debug, thiserror::Error)]
 enum IntakeError {
@@ -30,7 +32,7 @@ enum IntakeError {
 }
 
 /// Runs until the worker ends.
-pub fn run(service: &Service) {
+pub fn run(service: &Arc<Service>) {
     while !service.stopping.load(Ordering::Acquire) {
         std::thread::sleep(INTERVAL);
         // an exit comes after everything else of its container, and what waits may be of one
@@ -85,15 +87,26 @@ fn runs_anew(service: &Service, id: &ContainerId, exit: &Event) -> bool {
     })
 }
 
-/// A container without listeners whose init is gone, and whose poststop hook did not come, has ended.
-fn conclude_ended(service: &Service) {
+/// A container without listeners whose init is gone, and whose poststop hook did not come, has ended. Each is concluded in a thread of
+/// its own: its databases are read once more, and a file system of one that hangs holds up no other.
+fn conclude_ended(service: &Arc<Service>) {
     for guarded in service.registry.all() {
         let idle = guarded.listeners() == 0 && guarded.since.elapsed() > GRACE;
-        if idle
-            && guarded.has_ended()
-            && let Err(error) = service.ended_unreported(&guarded, "process")
-        {
-            tracing::error!(container = guarded.id.as_str(), "its end is not recorded: {}", chain(&error));
+        if !idle || !guarded.has_ended() || !guarded.begin_concluding() {
+            continue;
+        }
+        let of_thread = (Arc::clone(service), Arc::clone(&guarded));
+        let thread = std::thread::Builder::new().name("concludes".to_owned()).stack_size(STACK_BYTES);
+        let spawned = thread.spawn(move || {
+            let (service, guarded) = of_thread;
+            if let Err(error) = service.ended_unreported(&guarded, "process") {
+                tracing::error!(container = guarded.id.as_str(), "its end is not recorded: {}", chain(&error));
+            }
+            guarded.has_concluded();
+        });
+        if let Err(error) = spawned {
+            guarded.has_concluded();
+            tracing::error!("cannot make a thread that concludes a container: {error}");
         }
     }
 }

@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::daemon::delivered::Delivered;
+use crate::daemon::delivered::Label;
 use crate::daemon::registry::Guarded;
 use crate::daemon::registry::Record;
 use crate::daemon::registry::start_time;
@@ -10,8 +12,6 @@ use crate::daemon::service::Service;
 use crate::daemon::service::Unstored;
 use crate::daemon::service::now;
 use crate::daemon::service::unknown;
-use crate::daemon::worker::Delivered;
-use crate::daemon::worker::Label;
 use crate::kernel::process::Facts;
 use crate::kernel::seccomp_notify::Listener;
 use crate::model::diagnostic::chain;

@@ -141,8 +141,9 @@ pub fn go_on(service: &Arc<Service>, stream: UnixStream, number: u32, text: Vec<
 fn start(service: &Arc<Service>, stream: Arc<UnixStream>, number: u32, label: Label) {
     let of_thread = Arc::clone(service);
     let thread = std::thread::Builder::new().name("delivery".to_owned()).stack_size(STACK_BYTES).spawn(move || {
-        if !matches!(of_thread.retirement.wait(stream.as_fd()), Ok(Waited::Retired)) {
-            let _busy = of_thread.retirement.busy();
+        if !matches!(of_thread.retirement.wait(stream.as_fd()), Ok(Waited::Retired))
+            && let Some(_busy) = of_thread.retirement.busy()
+        {
             take(&of_thread, &stream, label);
             of_thread.lines.release(number);
         }

@@ -5,7 +5,8 @@
 //! - The **keeper** is what systemd or a person starts. It holds sockets, listeners and the memory of notifications in flight, reads
 //!   nothing that a container wrote, and keeps a worker running.
 //! - The **worker** answers: a thread a listener ([`worker`]), a thread a container for its case ([`case_thread`]), one for the
-//!   file systems' witness ([`change_watch`]), one for Landlock's ([`refusal_watch`]), one a sink ([`shipper`]), one a connection.
+//!   file systems' witness ([`change_watch`]), one for Landlock's ([`refusal_watch`]), one a sink ([`shipper`]), one a connection, and one
+//!   that sees to it that no call waits for a thread that is stuck ([`deadline_watch`]).
 //!
 //! Invariants: a panic anywhere ends the worker at once, and the keeper starts another; no container waits for another's
 //! work; what a client is told to be done is on disk, unless the disk takes nothing and policy does not refuse for that ([`journal`]).
@@ -15,7 +16,10 @@ pub mod baselines;
 pub mod case_thread;
 pub mod cases;
 pub mod change_watch;
+pub mod conclusion;
 pub mod control_server;
+pub mod deadline_watch;
+pub mod delivered;
 pub mod grants;
 pub mod hand_over;
 pub mod housekeeping;
@@ -28,6 +32,7 @@ pub mod listener_server;
 mod lost;
 mod neighbours;
 pub mod places;
+pub mod post;
 pub mod refusal_watch;
 pub mod registry;
 pub mod retirement;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::daemon::case_thread::OpenCase;
 use crate::daemon::registry::Guarded;
 use crate::daemon::service::Service;
+use crate::model::attempt::DatabasePath;
 use crate::model::policy::Mode;
 use crate::model::workload::ContainerId;
 use crate::supervise::Recorder;
@@ -19,21 +20,24 @@ pub struct Others {
     pub own: ContainerId,
 }
 
-fn neighbour(guarded: &Guarded) -> Option<Neighbour> {
+fn neighbour(guarded: &Guarded, databases: Vec<DatabasePath>) -> Option<Neighbour> {
     let open = guarded.open_case()?;
     let recorder: Arc<dyn Recorder> = Arc::<OpenCase>::clone(&open);
-    Some(Neighbour { id: guarded.id.clone(), case: Arc::clone(&open.case), recorder })
+    Some(Neighbour { id: guarded.id.clone(), case: Arc::clone(&open.case), recorder, databases })
 }
 
 impl Neighbours for Others {
     fn near(&self, devices: &[u64]) -> Vec<Neighbour> {
-        self.service.registry.find_all(|guarded| {
-            let neighbour = if guarded.id == self.own { None } else { neighbour(guarded) };
-            neighbour.filter(|near| near.case.is_on_any(devices) && near.case.policy().mode != Mode::Off)
-        })
+        let ids = self.service.cases.on(devices).into_iter().filter(|id| *id != self.own);
+        let near = ids.filter_map(|id| self.service.registry.get(&id)).filter_map(|guarded| {
+            let databases = guarded.open_case()?.case.databases_on(devices);
+            let is_near = !databases.is_empty() && guarded.policy.current().mode != Mode::Off;
+            if is_near { neighbour(&guarded, databases) } else { None }
+        });
+        near.collect()
     }
 
     fn get(&self, id: &ContainerId) -> Option<Neighbour> {
-        self.service.registry.get(id).and_then(|guarded| neighbour(&guarded))
+        self.service.registry.get(id).and_then(|guarded| neighbour(&guarded, Vec::new()))
     }
 }

@@ -3,7 +3,12 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::MutexGuard;
+use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
+use std::sync::mpsc::SyncSender;
+use std::sync::mpsc::TrySendError;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -17,6 +22,10 @@ use crate::kernel::audit_netlink::AuditLog;
 use crate::kernel::audit_netlink::Refusal;
 use crate::kernel::process;
 use crate::model::diagnostic::chain;
+use crate::model::event::Event;
+use crate::model::event::Kind;
+use crate::model::event::ProtectionChange;
+use crate::model::event::Severity;
 use crate::model::workload::ContainerId;
 use crate::supervise::Recorder;
 use crate::supervise::moment::Moment;
@@ -29,8 +38,15 @@ const FAILURE_PAUSE: Duration = Duration::from_secs(1);
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
 /// Most domains whose container is remembered.
 const MAX_DOMAINS: usize = 65_536;
+/// With so many, and whenever they have doubled since, those of containers that have ended are forgotten.
+const DOMAINS_KEPT: usize = 1024;
 /// How far up a process's ancestors its container's init is looked for.
 const MAX_ANCESTORS: usize = 64;
+/// Most refusals of one container that wait to be looked at.
+const LANE_LENGTH: usize = 1024;
+/// After so long without any its thread ends.
+const LANE_LIFETIME: Duration = Duration::from_secs(5);
+const STACK_BYTES: usize = 512 * 1024;
 
 /// Reads until the worker is to end. Without the log, or with auditing off, one line says so: everything else goes on.
 pub fn run(service: &Service) {
@@ -44,8 +60,16 @@ pub fn run(service: &Service) {
     if see_to_auditing(service.config.kernel_audit) {
         service.cases.expect_refusals();
     }
-    let mut watch = RefusalWatch { service, domains: HashMap::new(), lost: Told::default(), foreign: Told::default() };
+    let mut watch = RefusalWatch {
+        service,
+        domains: HashMap::new(),
+        domains_kept: 0,
+        lanes: HashMap::new(),
+        lost: Told::default(),
+        foreign: Told::default(),
+    };
     while !service.stopping.load(Ordering::Acquire) {
+        watch.forget_ended();
         match log.read(WAIT) {
             Ok(refusals) => {
                 if !refusals.is_empty() {
@@ -120,14 +144,101 @@ impl Told {
     }
 }
 
+/// What one container was refused waits here for a thread of its own, which looks at its databases: their file systems may hang. It
+/// ends when nothing comes for a while.
+struct Lane {
+    sender: SyncSender<(Arc<OpenCase>, Refusal)>,
+    state: Arc<Mutex<LaneState>>,
+}
+
+#[derive(Default)]
+struct LaneState {
+    ended: bool,
+    /// What found no room.
+    missed: Told,
+}
+
+impl Lane {
+    fn begin() -> Self {
+        let (sender, receiver) = std::sync::mpsc::sync_channel::<(Arc<OpenCase>, Refusal)>(LANE_LENGTH);
+        let state = Arc::new(Mutex::new(LaneState::default()));
+        let of_thread = Arc::clone(&state);
+        let thread = std::thread::Builder::new().name("refusals".to_owned()).stack_size(STACK_BYTES);
+        let spawned = thread.spawn(move || {
+            loop {
+                let next = receiver.recv_timeout(LANE_LIFETIME).ok().or_else(|| {
+                    // nothing comes between this look and the end
+                    let mut state = of_thread.lock().unwrap_or_else(PoisonError::into_inner);
+                    let last = receiver.try_recv().ok();
+                    state.ended = last.is_none();
+                    last
+                });
+                let Some((open, refusal)) = next else { return };
+                if let Some(event) = open.case.note_refusal(&refusal, Moment::now()) {
+                    open.record_or_keep(event);
+                }
+                open.poke();
+            }
+        });
+        if let Err(error) = spawned {
+            tracing::error!("cannot make a thread for refusals: {error}");
+        }
+        Self { sender, state }
+    }
+
+    fn state(&self) -> MutexGuard<'_, LaneState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// False when its thread has ended. What finds no room is told as a number.
+    fn takes(&self, open: &Arc<OpenCase>, refusal: &Refusal) -> bool {
+        let mut state = self.state();
+        if state.ended {
+            return false;
+        }
+        match self.sender.try_send((Arc::clone(open), refusal.clone())) {
+            Ok(()) => true,
+            Err(TrySendError::Disconnected(_)) => false,
+            Err(TrySendError::Full(_)) => {
+                state.missed.log(|times| open.record_or_keep(missed(open, times)));
+                true
+            }
+        }
+    }
+}
+
+/// The event that tells how many refusals of a container were not looked at.
+fn missed(open: &OpenCase, times: u64) -> Event {
+    let mut event = open.case.event(Kind::ProtectionDegraded, Severity::High, Moment::now());
+    event.protection = Some(ProtectionChange {
+        what: "what Landlock refuses is not looked at".to_owned(),
+        reason: format!("more was refused than could be looked at: {LANE_LENGTH} refusals wait"),
+        remedy: Some("find the process that tries again and again, or the mount that hangs".to_owned()),
+    });
+    event.suppressed = Some(times);
+    event
+}
+
 struct RefusalWatch<'a> {
     service: &'a Service,
     domains: HashMap<u64, ContainerId>,
+    /// How many they were when those of containers that had ended were forgotten last.
+    domains_kept: usize,
+    lanes: HashMap<ContainerId, Lane>,
     lost: Told,
     foreign: Told,
 }
 
 impl RefusalWatch<'_> {
+    /// Lets go of what was for containers that have ended: a lane has room for all that may wait in it.
+    fn forget_ended(&mut self) {
+        self.lanes.retain(|_, lane| !lane.state().ended);
+        if self.domains.len() >= self.domains_kept.saturating_mul(2).max(DOMAINS_KEPT) {
+            self.domains.retain(|_, id| self.service.registry.get(id).is_some());
+            self.domains_kept = self.domains.len();
+        }
+    }
+
     fn tell(&mut self, refusal: &Refusal) {
         let Some(guarded) = self.container_of(refusal) else {
             self.foreign
@@ -135,11 +246,12 @@ impl RefusalWatch<'_> {
             return;
         };
         let Some(open) = guarded.open_case() else { return };
-        let now = Moment::now();
-        if let Some(event) = open.case.note_refusal(refusal, now) {
-            open.record_or_keep(event);
+        let is_here = self.lanes.get(&guarded.id).is_some_and(|lane| lane.takes(&open, refusal));
+        if !is_here {
+            let lane = Lane::begin();
+            lane.takes(&open, refusal);
+            self.lanes.insert(guarded.id.clone(), lane);
         }
-        open.poke();
     }
 
     /// Whose domain it is: the container for which it was found before, of the process that was refused, or of the one that made it.

@@ -27,12 +27,15 @@ use crate::model::policy::Applied;
 use crate::model::policy::Ground;
 use crate::model::workload::ContainerId;
 use crate::model::workload::Workload;
+use crate::supervise::broker::quota::Quota;
 use crate::supervise::live_policy::LivePolicy;
 
 /// Most containers at one time.
 const MAX_CONTAINERS: usize = 4096;
 /// Most exec sessions that wait for their listener; the oldest give way.
 const MAX_PENDING_EXECS: usize = 1024;
+/// Most of one container, so that none can push out another's; its oldest give way.
+const MAX_PENDING_EXECS_OF_ONE: usize = 64;
 /// An exec whose container is not intercepted never gets a listener.
 const PENDING_EXEC_LIFETIME: Duration = Duration::from_secs(600);
 /// How far up from a peer its exec registration is looked for.
@@ -103,12 +106,15 @@ pub struct Guarded {
     record: Mutex<Record>,
     /// Policy in force.
     pub policy: LivePolicy,
+    /// What the broker may use for it.
+    pub quota: Arc<Quota>,
     open_case: Mutex<Option<Arc<OpenCase>>>,
     ending: Mutex<Ending>,
     ended: Condvar,
     listeners: Mutex<u32>,
     own_listener_ended: AtomicBool,
     finishing: Mutex<()>,
+    concluding: AtomicBool,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -122,18 +128,30 @@ impl Guarded {
             since: Instant::now(),
             record: Mutex::new(record),
             policy: LivePolicy::new(applied),
+            quota: Arc::default(),
             open_case: Mutex::new(None),
             ending: Mutex::new(Ending::Running),
             ended: Condvar::new(),
             listeners: Mutex::new(0),
             own_listener_ended: AtomicBool::new(false),
             finishing: Mutex::new(()),
+            concluding: AtomicBool::new(false),
         }
     }
 
     /// Held while its case is closed: whoever records its exit waits until everything before it is told.
     pub fn finishing(&self) -> MutexGuard<'_, ()> {
         lock(&self.finishing)
+    }
+
+    /// The caller wants to conclude it. False while somebody else is at it.
+    pub fn begin_concluding(&self) -> bool {
+        !self.concluding.swap(true, Ordering::AcqRel)
+    }
+
+    /// The caller has concluded it, or failed.
+    pub fn has_concluded(&self) {
+        self.concluding.store(false, Ordering::Release);
     }
 
     /// What the store keeps.
@@ -311,16 +329,17 @@ impl Registry {
         lock(&self.inner).containers.values().cloned().collect()
     }
 
-    /// What `find` makes of each of them.
-    pub fn find_all<T>(&self, find: impl Fn(&Guarded) -> Option<T>) -> Vec<T> {
-        lock(&self.inner).containers.values().filter_map(|guarded| find(guarded)).collect()
-    }
-
     /// Expects the listener of an exec session.
     pub fn expect_exec(&self, exec: PendingExec) {
         let mut inner = lock(&self.inner);
         // one that is announced again, because nobody answered the first time, is the same
         inner.execs.retain(|pending| pending.since.elapsed() < PENDING_EXEC_LIFETIME && pending.event != exec.event);
+        let is_of_same = |pending: &PendingExec| pending.container == exec.container;
+        if inner.execs.iter().filter(|pending| is_of_same(pending)).count() >= MAX_PENDING_EXECS_OF_ONE
+            && let Some(oldest) = inner.execs.iter().position(is_of_same)
+        {
+            inner.execs.remove(oldest);
+        }
         if inner.execs.len() >= MAX_PENDING_EXECS {
             inner.execs.pop_front();
         }
@@ -416,6 +435,30 @@ mod tests {
         assert!(registry.take_exec(&id, pid).is_none());
         child.kill().unwrap();
         child.wait().unwrap();
+    }
+
+    #[test]
+    fn execs_of_one_container_push_out_none_of_another() {
+        let registry = Registry::default();
+        let exec = |container: &str| PendingExec {
+            container: ContainerId::new(container).unwrap(),
+            pid: std::process::id(),
+            start_time_ticks: start_time(std::process::id()).unwrap(),
+            ground: Ground::Broker,
+            event: Uuid::now_v7(),
+            session: Session::default(),
+            since: Instant::now(),
+        };
+        registry.expect_exec(exec("quiet"));
+        for _ in 0..2 * MAX_PENDING_EXECS {
+            registry.expect_exec(exec("busy"));
+        }
+        let expected = |id: &str| registry.take_exec(&ContainerId::new(id).unwrap(), std::process::id()).is_some();
+        assert!(expected("quiet"));
+        assert_eq!(
+            std::iter::repeat_with(|| expected("busy")).take_while(|found| *found).count(),
+            MAX_PENDING_EXECS_OF_ONE
+        );
     }
 
     #[test]

@@ -4,6 +4,7 @@
 use std::os::fd::AsFd;
 use std::os::fd::BorrowedFd;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::sync::Condvar;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
@@ -18,6 +19,11 @@ use rustix::event::PollFlags;
 #[derive(Debug)]
 pub struct Retirement {
     event: OwnedFd,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -25,15 +31,16 @@ pub struct Retirement {
 #[derive(Debug, Default)]
 struct State {
     busy: usize,
+    begun: bool,
     /// Who asked for a successor is told why there is none.
     refusal: Option<String>,
 }
 
 /// Somebody who must be done before the worker ends.
 #[derive(Debug)]
-pub struct Busy<'a>(&'a Retirement);
+pub struct Busy(Arc<Shared>);
 
-impl Drop for Busy<'_> {
+impl Drop for Busy {
     fn drop(&mut self) {
         let mut state = self.0.state();
         state.busy = state.busy.saturating_sub(1);
@@ -50,6 +57,12 @@ pub enum Waited {
     Retired,
 }
 
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 impl Retirement {
     /// Of a worker that does not retire yet.
     ///
@@ -57,18 +70,23 @@ impl Retirement {
     /// eventfd(2)'s.
     pub fn new() -> std::io::Result<Self> {
         let event = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        Ok(Self { event, state: Mutex::default(), changed: Condvar::new() })
+        Ok(Self { event, shared: Arc::default() })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shared.state()
     }
 
-    /// Counts the caller as busy until what is returned is dropped.
-    pub fn busy(&self) -> Busy<'_> {
+    /// Counts the caller as busy until what is returned is dropped. `None` once the worker retires: what there is to do is its
+    /// successor's.
+    #[must_use]
+    pub fn busy(&self) -> Option<Busy> {
         let mut state = self.state();
+        if state.begun {
+            return None;
+        }
         state.busy = state.busy.saturating_add(1);
-        Busy(self)
+        Some(Busy(Arc::clone(&self.shared)))
     }
 
     /// Waits until `descriptor` can be read (or has ended), or the worker retires.
@@ -89,24 +107,25 @@ impl Retirement {
 
     /// Retires, and waits until nobody is busy any more or `limit` is over. Whether nobody is.
     pub fn begin(&self, limit: Duration) -> bool {
+        self.state().begun = true;
         // an eventfd takes eight bytes, and one is as good as many
         let _ = rustix::io::write(&self.event, &1_u64.to_ne_bytes());
         let is_busy = |state: &mut State| state.busy > 0;
-        let waited = self.changed.wait_timeout_while(self.state(), limit, is_busy);
+        let waited = self.shared.changed.wait_timeout_while(self.state(), limit, is_busy);
         waited.unwrap_or_else(PoisonError::into_inner).0.busy == 0
     }
 
     /// There will be no successor, for this reason.
     pub fn refuse(&self, reason: String) {
         self.state().refusal = Some(reason);
-        self.changed.notify_all();
+        self.shared.changed.notify_all();
     }
 
     /// Why there is no successor; `None` when `limit` is over without one.
     #[must_use]
     pub fn wait_for_refusal(&self, limit: Duration) -> Option<String> {
         let waits = |state: &mut State| state.refusal.is_none();
-        let waited = self.changed.wait_timeout_while(self.state(), limit, waits);
+        let waited = self.shared.changed.wait_timeout_while(self.state(), limit, waits);
         waited.unwrap_or_else(PoisonError::into_inner).0.refusal.take()
     }
 }
@@ -127,9 +146,10 @@ mod tests {
         let (reader, writer) = std::io::pipe().unwrap();
         std::io::Write::write_all(&mut &writer, b"x").unwrap();
         assert_eq!(retirement.wait(reader.as_fd()).unwrap(), Waited::Ready);
-        let busy = retirement.busy();
+        let busy = retirement.busy().expect("it serves");
         assert!(!retirement.begin(Duration::from_millis(10)), "it did not wait");
         assert_eq!(retirement.wait(reader.as_fd()).unwrap(), Waited::Retired);
+        assert!(retirement.busy().is_none(), "something is begun that a successor has");
         drop(busy);
         assert!(retirement.begin(Duration::from_secs(5)));
     }

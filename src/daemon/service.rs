@@ -14,6 +14,8 @@ use crate::config::policy_files;
 use crate::control::ExecRegistration;
 use crate::control::Registration;
 use crate::daemon::cases::Cases;
+use crate::daemon::control_server::Clients;
+use crate::daemon::deadline_watch::DeadlineWatch;
 use crate::daemon::journal::Journal;
 use crate::daemon::last_good;
 use crate::daemon::lines::Lines;
@@ -82,6 +84,10 @@ pub struct Service {
     pub area: Arc<SharedArea>,
     /// Open cases and the witness of the file systems.
     pub cases: Cases,
+    /// The watch over the threads that serve.
+    pub deadlines: DeadlineWatch,
+    /// Who is connected.
+    pub clients: Clients,
     /// Set when the worker is to end.
     pub stopping: Arc<AtomicBool>,
     /// Lines to the keepers.
@@ -147,6 +153,8 @@ impl Service {
             journal: parts.journal,
             registry: Registry::default(),
             area: Arc::new(parts.area),
+            deadlines: DeadlineWatch::default(),
+            clients: Clients::default(),
             stopping: Arc::new(AtomicBool::new(false)),
             lines: parts.lines,
             retirement: parts.retirement,

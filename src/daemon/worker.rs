@@ -1,18 +1,22 @@
 //! A thread for each listener: wait, receive into its slot, let the supervisor answer, clear the slot. It ends when nobody has
-//! the filter any more.
+//! the filter any more. Another relieves it when it is stuck ([`crate::daemon::deadline_watch`]).
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::process::Signal;
-use serde::Deserialize;
-use serde::Serialize;
-use uuid::Uuid;
 
 use crate::daemon::case_thread::OpenCase;
+use crate::daemon::conclusion;
+use crate::daemon::deadline_watch;
+use crate::daemon::deadline_watch::Cause;
+use crate::daemon::delivered::Delivered;
+use crate::daemon::delivered::Room;
 use crate::daemon::neighbours::Others;
-use crate::daemon::registry::Guarded;
+use crate::daemon::post::Begun;
+use crate::daemon::post::Post;
+use crate::daemon::post::Received;
 use crate::daemon::service::Service;
 use crate::daemon::startup;
 use crate::kernel::broker;
@@ -26,16 +30,10 @@ use crate::kernel::seccomp_notify::ListenerError;
 use crate::kernel::seccomp_notify::Notification;
 use crate::kernel::seccomp_notify::Readiness;
 use crate::kernel::shared_area::Entry;
-use crate::kernel::shared_area::Slot;
 use crate::model::diagnostic::chain;
-use crate::model::event::Session;
-use crate::model::policy::Ground;
-use crate::model::workload::ContainerId;
 use crate::supervise::Recorder;
 use crate::supervise::broker::Broker;
 use crate::supervise::broker::HelperProgram;
-use crate::supervise::broker::InFlight;
-use crate::supervise::supervisor::Origin;
 use crate::supervise::supervisor::Supervisor;
 
 const STACK_BYTES: usize = 256 * 1024;
@@ -43,48 +41,15 @@ const STACK_BYTES: usize = 256 * 1024;
 const FAILURE_PAUSE: Duration = Duration::from_millis(100);
 /// After so many failures in a row a listener is given up: an error that lasts is none of the moment.
 const MAX_FAILURES: u32 = 50;
-/// How long the poststop hook may take to say that a container is gone before its listener's end is taken for it.
-const POSTSTOP_PATIENCE: Duration = Duration::from_secs(2);
-
+/// Most listeners of one container that have a thread each: its own and those of exec sessions. The calls of more are answered by
+/// policy.
+pub const MAX_LISTENERS: u32 = 128;
+/// How long the adoption of one listener may hold up that of the next.
+const ADOPTION_PATIENCE: Duration = Duration::from_millis(250);
+/// Whoever adopts a listener may read all databases.
+const ADOPTION_STACK_BYTES: usize = 512 * 1024;
 /// How long a helper whose worker is gone may take to end: as long as it gives itself, and a little more.
 const HELPER_PATIENCE: Duration = broker::LAST_DEED_LIMIT.saturating_add(Duration::from_secs(1));
-
-/// What the next worker needs to know about a listener; the keeper keeps it unread.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Label {
-    /// Whose.
-    pub container: ContainerId,
-    /// Pid in the listener's state.
-    pub pid: u32,
-    /// Id of the exec session, when it is one.
-    pub session: Option<String>,
-    /// Its recorded `container.exec` event, when it was registered.
-    pub exec_event: Option<Uuid>,
-    /// On which ground its processes stand.
-    #[serde(default)]
-    pub ground: Ground,
-    /// Which delivery it came by; `None` from a worker that did not tell.
-    #[serde(default)]
-    pub delivery: Option<Uuid>,
-    /// Whether the workload runs; before, it is the runtime's own init that makes the calls.
-    #[serde(default = "runs")]
-    pub runs: bool,
-}
-
-const fn runs() -> bool {
-    true
-}
-
-/// A broker for the calls that are received in `slot`. Its helpers are this program.
-fn broker_for(service: &Service, slot: &Slot) -> Broker {
-    let program = HelperProgram { path: "/proc/self/exe".to_owned(), arguments: vec![startup::BE_A_HELPER.to_owned()] };
-    let area = Arc::clone(&service.area);
-    Broker::new(program).in_flight(InFlight { area, slot: slot.index(), ledger: Arc::new(slot.ledger()) })
-}
-
-fn others(service: &Arc<Service>, guarded: &Guarded) -> Arc<Others> {
-    Arc::new(Others { service: Arc::clone(service), own: guarded.id.clone() })
-}
 
 /// Why a listener is not served.
 #[derive(Debug, thiserror::Error)]
@@ -92,33 +57,9 @@ pub enum ServeError {
     /// All slots are taken.
     #[error("no slot is free for another listener; {0} are served already")]
     NoSlot(usize),
-    /// The case could not be opened.
-    #[error("cannot open the case of container {container}")]
-    Case {
-        /// Which.
-        container: String,
-        /// Cause.
-        #[source]
-        source: std::io::Error,
-    },
     /// The label has no JSON form.
     #[error("cannot describe the listener to the keeper")]
     Label(#[source] serde_json::Error),
-    /// No thread.
-    #[error("cannot make a thread for a listener")]
-    Thread(#[source] std::io::Error),
-}
-
-/// A listener ready to be served.
-pub struct Delivered {
-    /// The listener.
-    pub listener: Arc<Listener>,
-    /// Whose.
-    pub guarded: Arc<Guarded>,
-    /// The exec session, when it is one.
-    pub session: Option<Session>,
-    /// For the next worker.
-    pub label: Label,
 }
 
 /// Serves a listener that a runtime delivered just now. The keeper holds a duplicate before the first call is answered.
@@ -128,103 +69,120 @@ pub struct Delivered {
 pub fn serve_new(service: &Arc<Service>, delivered: Delivered) -> Result<(), ServeError> {
     let slot = service.area.free_slot().ok_or(ServeError::NoSlot(service.area.slot_count()))?;
     let label = serde_json::to_vec(&delivered.label).map_err(ServeError::Label)?;
-    if let Err(error) = service.lines.hold(number_of(&slot), label, Arc::<Listener>::clone(&delivered.listener)) {
+    let number = u32::try_from(slot.index()).unwrap_or(u32::MAX);
+    if let Err(error) = service.lines.hold(number, label, Arc::<Listener>::clone(&delivered.listener)) {
         tracing::error!("a listener would be lost with this worker, the keeper did not take it: {}", chain(&error));
     }
-    start(service, delivered, Room { slot, kept: Vec::new() }, Supervisor::new)
+    let post = post(service, delivered, Room { slot, kept: Vec::new() });
+    if post.guarded.listeners() > MAX_LISTENERS {
+        deadline_watch::leave_to_policy(&post, Cause::TooMany(MAX_LISTENERS));
+    } else {
+        man(&post);
+    }
+    Ok(())
 }
 
-fn number_of(slot: &Slot) -> u32 {
-    u32::try_from(slot.index()).unwrap_or(u32::MAX)
-}
-
-/// Where a listener's notifications lie.
-pub struct Room {
-    /// Where they are received.
-    pub slot: Slot,
-    /// Those that wait for something.
-    pub kept: Vec<Slot>,
-}
-
-/// Serves a listener that an earlier worker served, beginning with the calls that were being answered.
+/// Serves a listener that an earlier worker served, beginning with the calls that were being answered. Returns when that has begun, or
+/// when a container whose file systems do not answer at once has had its time: others wait for their adoption.
 ///
 /// # Errors
 /// [`ServeError`].
 pub fn serve_adopted(service: &Arc<Service>, delivered: Delivered, room: Room) -> Result<(), ServeError> {
+    let is_known_as_slow = service.deadlines.is_entering(&delivered.guarded);
     let label = serde_json::to_vec(&delivered.label).map_err(ServeError::Label)?;
-    service.lines.note(number_of(&room.slot), label, Arc::<Listener>::clone(&delivered.listener));
-    let new_supervisor: NewSupervisor = if delivered.label.runs { Supervisor::adopt } else { Supervisor::new };
-    start(service, delivered, room, new_supervisor)
+    let listener = Arc::clone(&delivered.listener);
+    let post = post(service, delivered, room);
+    service.lines.note(post.number, label, listener);
+    let (done, is_manned) = std::sync::mpsc::channel();
+    let adopted = Arc::clone(&post);
+    let thread = std::thread::Builder::new().name("adopts".to_owned()).stack_size(ADOPTION_STACK_BYTES);
+    let spawned = thread.spawn(move || {
+        man(&adopted);
+        // nobody waits for it any more when it took long
+        let _ = done.send(());
+    });
+    if let Err(error) = spawned {
+        deadline_watch::leave_to_policy(&post, Cause::Failure(&format!("no thread could be made: {error}")));
+    } else if !is_known_as_slow {
+        // what comes later comes all the same
+        let _ = is_manned.recv_timeout(ADOPTION_PATIENCE);
+    }
+    Ok(())
 }
 
-type NewSupervisor = fn(Arc<Listener>, Arc<crate::supervise::case::Case>, Arc<dyn Recorder>, Origin) -> Supervisor;
-
-fn start(
-    service: &Arc<Service>,
-    delivered: Delivered,
-    Room { slot, kept }: Room,
-    new_supervisor: NewSupervisor,
-) -> Result<(), ServeError> {
-    let Delivered { listener, guarded, session, label } = delivered;
-    let open = service
-        .cases
-        .enter(&guarded, label.pid, session.is_none())
-        .map_err(|source| ServeError::Case { container: guarded.id.as_str().to_owned(), source })?;
-    match listener.set_sync_wake_up() {
+/// Takes the listener in: from now on the watch sees to it that its calls are answered.
+fn post(service: &Arc<Service>, delivered: Delivered, room: Room) -> Arc<Post> {
+    match delivered.listener.set_sync_wake_up() {
         Ok(true) => {}
         Ok(false) => tracing::debug!("this kernel has no synchronous wake-up (Linux 6.6): answers take longer"),
         Err(error) => tracing::warn!("{}", chain(&error)),
     }
-    let recorder: Arc<dyn Recorder> = Arc::<OpenCase>::clone(&open);
-    let origin = Origin { pid: label.pid, session, ground: label.ground };
-    let may_see_others = origin.session.is_some().then_some((new_supervisor, origin.clone()));
-    let supervisor = new_supervisor(Arc::clone(&listener), Arc::clone(&open.case), recorder, origin)
-        .with_broker(broker_for(service, &slot))
-        .with_neighbours(others(service, &guarded))
-        .with_granted(label.delivery.and_then(|delivery| service.cases.grants.read(delivery)));
-    drop(open);
-    guarded.add_listener();
-    let worker = Worker {
-        service: Arc::clone(service),
-        guarded: Arc::clone(&guarded),
-        listener,
-        slot,
-        kept,
-        label,
-        supervisor,
-        may_see_others,
-        view: None,
-    };
+    delivered.guarded.add_listener();
+    let post = Post::new(service, delivered, room);
+    service.deadlines.add(&post);
+    post
+}
+
+/// Opens the case and begins to serve. What cannot be served is answered by policy.
+fn man(post: &Arc<Post>) {
+    let own = post.origin.session.is_none();
+    match post.service.cases.enter(&post.guarded, post.origin.pid, own) {
+        Ok(open) => {
+            let _ = post.open.set(open);
+            if post.is_closed() {
+                // the container ended while its databases were looked at
+                if post.guarded.listeners() == 0 {
+                    post.service.cases.finish(&post.guarded);
+                }
+            } else if !start(post, 0) {
+                deadline_watch::leave_to_policy(post, Cause::Failure("no thread could be made for a listener"));
+            }
+        }
+        Err(error) => {
+            let reason = format!("the case of the container could not be opened: {error}");
+            deadline_watch::leave_to_policy(post, Cause::Failure(&reason));
+        }
+    }
+}
+
+/// Another thread serves in the place of one that is stuck. False when none can be made.
+pub fn relieve(post: &Arc<Post>, turn: u64) -> bool {
+    start(post, turn)
+}
+
+fn start(post: &Arc<Post>, turn: u64) -> bool {
+    let Some(worker) = Worker::new(post, turn) else { return false };
     let spawned = std::thread::Builder::new()
-        .name(format!("n {}", guarded.id.as_str().chars().take(13).collect::<String>()))
+        .name(format!("n {}", post.guarded.id.as_str().chars().take(13).collect::<String>()))
         .stack_size(STACK_BYTES)
         .spawn(move || worker.run());
-    spawned.map(drop).map_err(|error| {
-        guarded.remove_listener();
-        ServeError::Thread(error)
-    })
+    spawned.inspect_err(|error| tracing::error!("cannot make a thread for a listener: {error}")).is_ok()
+}
+
+/// The supervisor of the calls of `post`, whose databases are those of `open`. Its helpers are this program.
+fn supervisor(post: &Arc<Post>, open: &Arc<OpenCase>) -> Supervisor {
+    let recorder: Arc<dyn Recorder> = Arc::<OpenCase>::clone(open);
+    let new = if post.label().runs { Supervisor::adopt } else { Supervisor::new };
+    let program = HelperProgram { path: "/proc/self/exe".to_owned(), arguments: vec![startup::BE_A_HELPER.to_owned()] };
+    let broker = Broker::new(program, Arc::clone(&post.guarded.quota)).in_flight(post.in_flight.clone());
+    let others = Others { service: Arc::clone(&post.service), own: post.guarded.id.clone() };
+    new(Arc::clone(&post.listener), Arc::clone(&open.case), recorder, post.origin.clone())
+        .with_broker(broker)
+        .with_neighbours(Arc::new(others))
+        .with_granted(post.granted())
 }
 
 struct Worker {
-    service: Arc<Service>,
-    guarded: Arc<Guarded>,
-    listener: Arc<Listener>,
-    slot: Slot,
-    /// Calls that waited for something when the last worker ended.
-    kept: Vec<Slot>,
-    label: Label,
+    post: Arc<Post>,
+    turn: u64,
     supervisor: Supervisor,
-    /// Of an exec session whose first call is yet to come.
-    may_see_others: Option<(NewSupervisor, Origin)>,
-    /// The case of an exec session that sees other databases than the container.
-    view: Option<Arc<OpenCase>>,
 }
 
-/// The helper of an earlier worker, if it is still there.
-fn helper_of(entry: Entry) -> Option<Process> {
+/// The helper that an earlier worker had, should it be there still.
+pub fn helper_of(entry: Entry) -> Option<Process> {
     let helper = pidfd::open(entry.helper).ok()?;
     // the number may be another process's by now
-    let line = std::fs::read(format!("/proc/{}/cmdline", entry.helper)).ok()?;
+    let line = std::fs::read(format!("/proc/{}/cmdline", entry.helper)).unwrap_or_default();
     line.starts_with(broker::HELPER_NAME.as_bytes()).then_some(helper)
 }
 
@@ -239,172 +197,174 @@ fn leave_to_helper(entry: Entry) {
     }
 }
 
-/// What became of a wait for a notification.
-enum Step {
-    /// It was answered, or there was none after all.
-    Served,
-    /// There will be no other.
-    Ended,
-    /// The worker retires.
+/// Why a thread no longer serves.
+enum Outcome {
+    /// There will be no other call.
+    Over,
+    /// Another serves in its place.
+    Relieved,
+    /// The worker retires: the successor has it.
     Retired,
 }
 
 impl Worker {
+    /// `None` before the container's case is open.
+    fn new(post: &Arc<Post>, turn: u64) -> Option<Self> {
+        let view = post.sight().view.clone();
+        let open = view.as_ref().or(post.open.get())?;
+        let supervisor = supervisor(post, open);
+        Some(Self { post: Arc::clone(post), turn, supervisor })
+    }
+
     /// Looks, at the first call of an exec session, what databases it sees.
     fn look_around(&mut self, tid: u32) {
-        let Some((new_supervisor, origin)) = self.may_see_others.take() else { return };
-        let Some(view) = self.service.cases.view_of(&self.guarded, tid) else { return };
-        tracing::info!(container = self.guarded.id.as_str(), "an exec session sees other databases than its container");
-        let recorder: Arc<dyn Recorder> = Arc::<OpenCase>::clone(&view);
-        let supervisor = new_supervisor(Arc::clone(&self.listener), Arc::clone(&view.case), recorder, origin);
-        let others = others(&self.service, &self.guarded);
-        self.supervisor = supervisor.with_broker(broker_for(&self.service, &self.slot)).with_neighbours(others);
-        self.view = Some(view);
+        if self.post.sight().looked {
+            return;
+        }
+        let view = self.post.service.cases.view_of(&self.post.guarded, tid);
+        let mut sight = self.post.sight();
+        if std::mem::replace(&mut sight.looked, true) {
+            // another thread was quicker
+            drop(sight);
+            return view.into_iter().for_each(|view| self.post.service.cases.close(&view));
+        }
+        let Some(view) = view else { return };
+        sight.view = Some(Arc::clone(&view));
+        drop(sight);
+        let container = self.post.guarded.id.as_str();
+        tracing::info!(container, "an exec session sees other databases than its container");
+        self.supervisor = supervisor(&self.post, &view);
+        self.post.set_hand(self.turn, self.supervisor.hand());
     }
 
     fn run(mut self) {
-        let service = Arc::clone(&self.service);
-        let _busy = service.retirement.busy();
-        self.answer_what_is_left();
+        loop {
+            match self.serve() {
+                Outcome::Over => {
+                    let Self { post, supervisor, .. } = self;
+                    // its helpers keep the container's mounts where they are
+                    drop(supervisor);
+                    return conclusion::close(&post);
+                }
+                Outcome::Retired => return self.post.rests(),
+                Outcome::Relieved => {}
+            }
+            let Some(next) = deadline_watch::comes_back(&self.post).and_then(|turn| Self::new(&self.post, turn)) else {
+                return;
+            };
+            self = next;
+        }
+    }
+
+    fn serve(&mut self) -> Outcome {
+        match self.post.begins(self.turn, self.supervisor.hand()) {
+            Begun::Serves => {}
+            Begun::Relieved => return Outcome::Relieved,
+            Begun::Retired => return Outcome::Retired,
+        }
+        // each stays where the next worker would find it until it is answered
+        while let Some((notification, entry)) = self.post.next_left(self.turn) {
+            self.answer_left(&notification, entry);
+            if !self.post.is_done(self.turn) {
+                return Outcome::Relieved;
+            }
+        }
         let mut failures = 0;
         loop {
             match self.step() {
-                Ok(Step::Served) => failures = 0,
-                Ok(Step::Ended) => break,
-                // the successor has it
-                Ok(Step::Retired) => return,
+                Ok(None) => failures = 0,
+                Ok(Some(outcome)) => return outcome,
                 Err(error) => {
                     failures += 1;
                     if failures == 1 {
-                        tracing::error!(container = self.guarded.id.as_str(), "{}", chain(&error));
+                        tracing::error!(container = self.post.guarded.id.as_str(), "{}", chain(&error));
                     }
                     if failures > MAX_FAILURES {
-                        tracing::error!(container = self.guarded.id.as_str(), "a listener is given up");
-                        break;
+                        tracing::error!(container = self.post.guarded.id.as_str(), "a listener is given up");
+                        return Outcome::Over;
                     }
                     std::thread::sleep(FAILURE_PAUSE);
                 }
             }
         }
-        self.end();
     }
 
     /// Answers what an earlier worker received and did not answer, unless a helper of it does.
-    fn answer_what_is_left(&mut self) {
-        if let Some(notification) = self.slot.in_flight() {
-            self.answer_left(&notification, self.slot.ledger().entry());
-            self.slot.clear();
-        }
-        // each stays where the next worker would find it until it is answered
-        for mut slot in std::mem::take(&mut self.kept) {
-            if let Some(notification) = slot.in_flight() {
-                self.answer_left(&notification, slot.ledger().entry());
-            }
-            slot.clear();
-        }
-    }
-
     fn answer_left(&mut self, notification: &Notification, entry: Entry) {
         if let Some(number) = placed::find(notification.tid, notification.id, entry.placed) {
             if let Some(helper) = helper_of(entry) {
                 let _ = helper.signal(Signal::KILL);
             }
             // a caller that is gone needs no answer
-            let _ = self.listener.answer(notification.id, Answer::Value(number.into()));
+            let _ = self.post.listener.answer(notification.id, Answer::Value(number.into()));
             return;
         }
         leave_to_helper(entry);
-        if !self.listener.is_valid(notification.id) {
+        if !self.post.listener.is_valid(notification.id) {
             return;
         }
         self.look_around(notification.tid);
-        tracing::info!(container = self.guarded.id.as_str(), "a call that the last worker left is answered");
-        if let Err(error) = self.serve(notification) {
+        tracing::info!(container = self.post.guarded.id.as_str(), "a call that the last worker left is answered");
+        if let Err(error) = self.answer(notification) {
             tracing::warn!("{}", chain(&error));
         }
     }
 
-    /// At most one notification.
-    fn step(&mut self) -> Result<Step, ListenerError> {
-        match self.listener.wait_unless(Some(self.service.retirement.as_fd()), None)? {
-            Readiness::HungUp => return Ok(Step::Ended),
-            Readiness::Woken => return Ok(Step::Retired),
-            Readiness::TimedOut => return Ok(Step::Served),
+    /// At most one notification. `None`: there will be others.
+    fn step(&mut self) -> Result<Option<Outcome>, ListenerError> {
+        match self.post.listener.wait_unless(Some(self.post.service.retirement.as_fd()), None)? {
+            Readiness::HungUp => return Ok(Some(Outcome::Over)),
+            Readiness::Woken => return Ok(Some(Outcome::Retired)),
+            Readiness::TimedOut => return Ok(None),
             Readiness::Ready => {}
         }
-        let Some(notification) = self.listener.receive(&mut self.slot)? else { return Ok(Step::Served) };
+        let notification = match self.post.receive(self.turn)? {
+            Received::Call(notification) => notification,
+            Received::Nothing => return Ok(None),
+            Received::Relieved => return Ok(Some(Outcome::Relieved)),
+        };
         self.look_around(notification.tid);
         let begins = self.note_whether_it_runs(&notification);
-        let served = self.serve(&notification);
-        self.slot.clear();
+        let answered = self.answer(&notification);
         if begins {
             self.keep_granted();
         }
-        served.map(|()| Step::Served)
+        if !self.post.is_done(self.turn) {
+            return Ok(Some(Outcome::Relieved));
+        }
+        answered.map(|()| None)
     }
 
-    fn serve(&mut self, notification: &Notification) -> Result<(), ListenerError> {
+    fn answer(&mut self, notification: &Notification) -> Result<(), ListenerError> {
         let served = self.supervisor.serve(notification);
         if served.is_err() {
             // nobody must wait for an answer that cannot be given as decided
-            let _ = self.listener.answer(notification.id, Answer::Continue(ContinueReason::OwnFailure));
+            let _ = self.post.listener.answer(notification.id, Answer::Continue(ContinueReason::OwnFailure));
         }
         served.map(drop)
     }
 
     /// Has the next worker know that the runtime's own init becomes the workload, before it does: it would take the workload's calls
     /// for the runtime's.
-    fn note_whether_it_runs(&mut self, notification: &Notification) -> bool {
-        if self.label.runs || !self.supervisor.begins_workload(notification) {
+    fn note_whether_it_runs(&self, notification: &Notification) -> bool {
+        if self.post.label().runs || !self.supervisor.begins_workload(notification) {
             return false;
         }
-        self.label.runs = true;
+        self.post.label().runs = true;
         // a Label that had a JSON form has one
-        let text = serde_json::to_vec(&self.label).unwrap_or_default();
-        if let Err(error) = self.service.lines.hold(number_of(&self.slot), text, Arc::<Listener>::clone(&self.listener))
-        {
+        let text = serde_json::to_vec(&*self.post.label()).unwrap_or_default();
+        let listener = Arc::<Listener>::clone(&self.post.listener);
+        if let Err(error) = self.post.service.lines.hold(self.post.number, text, listener) {
             tracing::warn!("the keeper is not told that a workload runs: {}", chain(&error));
         }
         true
     }
 
-    /// Has the next worker know what a sealed workload was granted.
+    /// Has whoever serves next know what a sealed workload was granted.
     fn keep_granted(&self) {
-        let (Some(delivery), Some(granted)) = (self.label.delivery, self.supervisor.granted()) else { return };
-        if let Err(error) = self.service.cases.grants.write(delivery, granted) {
+        let Some(granted) = self.supervisor.granted() else { return };
+        if let Err(error) = self.post.keep_granted(granted) {
             tracing::warn!("after this worker the broker carries out what a seal would allow: {error}");
         }
-    }
-
-    /// The listener is closed here and at the keeper; with a container's last one its case is closed.
-    fn end(self) {
-        let Self { service, guarded, listener, slot, supervisor, view, label, .. } = self;
-        service.lines.release(number_of(&slot));
-        label.delivery.into_iter().for_each(|delivery| service.cases.grants.forget(delivery));
-        if supervisor.session().is_none() {
-            guarded.note_own_listener_ended();
-        }
-        drop((slot, supervisor, listener));
-        if let Some(view) = view {
-            service.cases.close(&view);
-        }
-        if guarded.remove_listener() {
-            conclude(&service, &guarded);
-        }
-    }
-}
-
-/// A container without listeners has ended, unless its exec sessions came before its own.
-fn conclude(service: &Service, guarded: &Arc<Guarded>) {
-    if !guarded.has_ended() {
-        // an exec session of a container whose own listener is yet to come, or was lost
-        return;
-    }
-    service.cases.finish(guarded);
-    if guarded.wait_for_exit(POSTSTOP_PATIENCE) || guarded.listeners() > 0 {
-        return;
-    }
-    if let Err(error) = service.ended_unreported(guarded, "listener") {
-        tracing::error!(container = guarded.id.as_str(), "its end is not recorded: {}", chain(&error));
     }
 }

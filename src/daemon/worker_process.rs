@@ -13,6 +13,9 @@ use uuid::Uuid;
 
 use crate::config::Config;
 use crate::daemon::control_server;
+use crate::daemon::delivered::Delivered;
+use crate::daemon::delivered::Label;
+use crate::daemon::delivered::Room;
 use crate::daemon::hand_over;
 use crate::daemon::hand_over::HandOverError;
 use crate::daemon::hand_over::Message;
@@ -33,9 +36,6 @@ use crate::daemon::service::Service;
 use crate::daemon::service::ServiceError;
 use crate::daemon::shipper;
 use crate::daemon::worker;
-use crate::daemon::worker::Delivered;
-use crate::daemon::worker::Label;
-use crate::daemon::worker::Room;
 use crate::kernel::seccomp_notify::Listener;
 use crate::kernel::seccomp_notify::ListenerError;
 use crate::kernel::shared_area::SharedArea;
@@ -159,7 +159,7 @@ pub fn run(config: Config, stored: bool) -> Result<(), WorkerError> {
     }
     start(&service, "listeners", move |service| listener_server::serve(service, &listener_socket))?;
     start(&service, "clients", move |service| control_server::serve(service, &control_socket))?;
-    start(&service, "housekeeping", |service| housekeeping::run(service))?;
+    start(&service, "housekeeping", housekeeping::run)?;
     start(&service, "landlock", |service| refusal_watch::run(service))?;
     service.lines.tell(&Message::Serving).map_err(WorkerError::HandOver)?;
     let containers = service.registry.all().len();
@@ -345,6 +345,7 @@ fn retire(service: &Service) {
         tracing::warn!("some calls are left to the next worker unanswered");
     }
     service.journal.stop(LAST_RECORDS);
+    service.clients.hang_up();
 }
 
 /// The keeper is gone. What is served goes on being served; a new daemon takes what is new.

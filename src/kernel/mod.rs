@@ -20,6 +20,7 @@ pub mod features;
 pub mod foreign_root;
 pub mod inherited;
 pub mod interruption;
+pub mod leftovers;
 pub mod pidfd;
 pub mod placed;
 pub mod process;

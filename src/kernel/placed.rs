@@ -20,7 +20,6 @@ use crate::kernel::process;
 use crate::kernel::seccomp_notify::Added;
 use crate::kernel::seccomp_notify::Listener;
 use crate::kernel::seccomp_notify::ListenerError;
-use crate::kernel::shared_area::Ledger;
 
 /// The offset of a mark, but for the lower bits of the call's id: no file system's limit is below (`s_maxbytes`).
 const MARK: u64 = 0x4000_0000;
@@ -29,8 +28,8 @@ const ID_BITS: u64 = MARK - 1;
 /// Magic numbers of statfs(2) of file systems that keep offsets as lseek(2) sets them: ext4, xfs, btrfs, f2fs, overlay, tmpfs.
 const MARKED_ON: [u64; 6] = [0xef53, 0x5846_5342, 0x9123_683e, 0xf2f5_2010, 0x794c_7630, 0x0102_1994];
 
-/// Puts a copy of `file`, opened just now, into the table of the thread that waits for notification `id`. With the `ledger` of that call
-/// [`find`] tells its number to whoever is to answer it after us.
+/// Puts a copy of `file`, opened just now, into the table of the thread that waits for notification `id`. With `note`,
+/// which puts its number down in the ledger of that call, [`find`] tells it to whoever is to answer the call after us.
 ///
 /// # Errors
 /// Those of [`Listener::add_descriptor`].
@@ -39,12 +38,12 @@ pub fn place(
     id: u64,
     file: &OwnedFd,
     close_on_exec: bool,
-    ledger: Option<&Ledger>,
+    note: Option<impl FnOnce(i32)>,
 ) -> Result<Added, ListenerError> {
-    let is_marked = ledger.is_some() && can_be_marked(file.as_fd()) && seek(file.as_fd(), offset(id));
+    let is_marked = note.is_some() && can_be_marked(file.as_fd()) && seek(file.as_fd(), offset(id));
     let added = listener.add_descriptor(id, file, close_on_exec);
-    if let (Ok(Added::Number(number)), Some(ledger)) = (&added, ledger) {
-        ledger.note_placed(*number);
+    if let (Ok(Added::Number(number)), Some(note)) = (&added, note) {
+        note(*number);
     }
     if is_marked {
         seek(file.as_fd(), 0);

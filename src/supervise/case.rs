@@ -22,6 +22,7 @@ use crate::model::event::Change;
 use crate::model::event::Container;
 use crate::model::event::Event;
 use crate::model::event::Host;
+use crate::model::event::Incident;
 use crate::model::event::Kind;
 use crate::model::event::Outcome;
 use crate::model::event::Severity;
@@ -30,7 +31,9 @@ use crate::model::workload::ContainerId;
 use crate::supervise::actor::Acting;
 use crate::supervise::attribution;
 use crate::supervise::attribution::Writer;
+use crate::supervise::case::gate::Gate;
 use crate::supervise::container_root::ContainerRoot;
+use crate::supervise::databases::Devices;
 use crate::supervise::finding;
 use crate::supervise::incident::Act;
 use crate::supervise::incident::QUIET;
@@ -38,17 +41,27 @@ use crate::supervise::incident::Sighting;
 use crate::supervise::known_threads::ProcessKey;
 use crate::supervise::live_policy::LivePolicy;
 use crate::supervise::moment::Moment;
+use crate::supervise::neighbourhood::Neighbourhood;
+use crate::supervise::neighbourhood::Residence;
+use crate::supervise::neighbours::Visits;
 use crate::supervise::observe::Seen;
 use crate::supervise::surroundings::LiveSurroundings;
 use crate::supervise::surroundings::Surroundings;
 use crate::supervise::witness::Witness;
 
 mod counts;
+mod gate;
 mod intervals;
 mod refused;
 
 pub use crate::supervise::case::counts::Counts;
 
+/// Most acts in progress; what belongs to none of them is told and counted, and its changes are explained by fanotify.
+const MAX_ACTS: usize = 64;
+/// Of them, most that other containers began: they take none of the container's own.
+const MAX_NEIGHBOURS_ACTS: usize = 16;
+/// Most bytes kept of contents that would take a database's place; without its own an act's refusal names no account.
+const MAX_PROPOSED_BYTES: usize = 16 * 1024 * 1024;
 /// Most acts remembered for what their open descriptors may still do.
 const MAX_REMEMBERED: usize = 64;
 /// Most writers of changed databases remembered until the databases are read.
@@ -86,6 +99,10 @@ struct State {
     /// It goes on where an earlier case ended: `known` is not to be read anew.
     goes_on: bool,
     counts: Counts,
+    /// For what the container does.
+    gate: Gate,
+    /// For what others do to its databases: they fold no event of its own.
+    neighbours_gate: Gate,
 }
 
 /// One container's case. Shared by its listeners and the thread that ticks it.
@@ -94,7 +111,11 @@ pub struct Case {
     surroundings: Box<dyn Surroundings>,
     policy: LivePolicy,
     /// The file systems that its databases lay on when they were read last.
-    devices: Mutex<BTreeSet<u64>>,
+    devices: Mutex<Devices>,
+    /// Where others find it by them.
+    residence: Mutex<Option<Residence>>,
+    /// Threads of other containers that look at its databases.
+    pub visits: Visits,
     /// Held while the databases are read to tell what changed.
     reading: Mutex<()>,
     state: Mutex<State>,
@@ -116,6 +137,14 @@ impl Case {
         let case = Self::new(identity, root);
         case.go_on_from(told, Moment::now());
         case
+    }
+
+    /// The same, to be found by other containers' calls in `neighbourhood`.
+    #[must_use]
+    pub fn among(self, neighbourhood: &Arc<Neighbourhood>) -> Self {
+        let mut residence = Residence::new(Arc::clone(neighbourhood), self.container_id());
+        residence.move_to(all_of(&self.devices.lock().unwrap_or_else(PoisonError::into_inner)));
+        Self { residence: Mutex::new(Some(residence)), ..self }
     }
 
     fn go_on_from(&self, told: Told, now: Moment) {
@@ -147,8 +176,19 @@ impl Case {
             root_moves: false,
             goes_on: false,
             counts: Counts::default(),
+            gate: Gate::new(Moment::now()),
+            neighbours_gate: Gate::new(Moment::now()),
         };
-        Self { root, surroundings, policy, devices, reading: Mutex::new(()), state: Mutex::new(state) }
+        Self {
+            root,
+            surroundings,
+            policy,
+            devices,
+            residence: Mutex::default(),
+            visits: Visits::default(),
+            reading: Mutex::new(()),
+            state: Mutex::new(state),
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -175,14 +215,21 @@ impl Case {
 
     fn note_devices(&self, databases: &[DatabasePath]) {
         let devices = self.surroundings.devices(databases);
+        if let Some(residence) = &mut *self.residence.lock().unwrap_or_else(PoisonError::into_inner) {
+            residence.move_to(all_of(&devices));
+        }
         *self.devices.lock().unwrap_or_else(PoisonError::into_inner) = devices;
     }
 
-    /// Whether one of its databases, or a directory above one, lay on one of the file systems when they were read last.
+    /// Its databases that lay, or had a directory above them, on one of the file systems when they were read last.
     #[must_use]
-    pub fn is_on_any(&self, devices: &[u64]) -> bool {
+    pub fn databases_on(&self, devices: &[u64]) -> Vec<DatabasePath> {
         let known = self.devices.lock().unwrap_or_else(PoisonError::into_inner);
-        devices.iter().any(|device| known.contains(device))
+        let is_there = |(_, of_database): &&(DatabasePath, _)| {
+            let of_database: &BTreeSet<u64> = of_database;
+            devices.iter().any(|device| of_database.contains(device))
+        };
+        known.iter().filter(is_there).map(|(database, _)| database.clone()).collect()
     }
 
     /// The container's root.
@@ -299,24 +346,30 @@ impl Case {
         let limit = state.acts.iter().map(|act| act.limit_in(now)).min();
         let acts = pause.into_iter().chain(limit).min();
         let change = state.changed.map(|(first, last)| change_wait(first, last, now));
-        acts.or(change).or_else(|| self.interval_left(&state, now))
+        let folded = state.gate.wait(now).into_iter().chain(state.neighbours_gate.wait(now)).min();
+        let next = acts.or(change).or_else(|| self.interval_left(&state, now));
+        next.into_iter().chain(folded).min()
     }
 
     /// The events that are due: repeats of attempts, and findings. To be recorded by the caller.
     pub fn due(&self, now: Moment) -> Vec<Event> {
-        self.conclude(now, Ending::No, |state| {
+        let mut events = self.conclude(now, Ending::No, |state| {
             let over = state.acts.iter().all(|act| act.is_over(now, |acting| self.surroundings.is_alive(acting)));
             let at_limit = state.acts.iter().any(|act| act.is_at_limit(now));
             let changed = state.changed.is_some_and(|(first, last)| change_wait(first, last, now).is_zero());
             let interval_is_over = || self.interval_left(state, now).is_some_and(|left| left.is_zero());
             (!state.acts.is_empty() || changed || interval_is_over()) && (over || at_limit)
-        })
+        });
+        events.extend(self.state().tell_folded(now, false));
+        events
     }
 
     /// The container ends: everything in progress is concluded. A database that is missing now, though nobody was seen to
     /// remove it, went with the container: engines take its file system apart as soon as its last process is gone.
     pub fn finish(&self, now: Moment) -> Vec<Event> {
-        self.conclude(now, Ending::Yes, |_| true)
+        let mut events = self.conclude(now, Ending::Yes, |_| true);
+        events.extend(self.state().tell_folded(now, true));
+        events
     }
 
     /// Reads the databases, shares out what changed, and tells all acts in progress. They are read without the state locked:
@@ -384,25 +437,75 @@ struct Ended {
     first_change: Moment,
 }
 
+fn all_of(devices: &Devices) -> BTreeSet<u64> {
+    devices.iter().flat_map(|(_, of_database)| of_database).copied().collect()
+}
+
 fn moves_root(seen: &Seen, outcome: Outcome) -> bool {
     outcome != Outcome::Blocked && seen.attempt.call == "pivot_root"
 }
 
 impl State {
-    /// Takes a sighting in; its event when it is the first of its kind in its act.
-    fn take(&mut self, sighting: Sighting, witness: Witness) -> Option<Event> {
+    /// Takes a sighting in; its event when it is the first of its kind in its act, and within the rate.
+    fn take(&mut self, mut sighting: Sighting, witness: Witness) -> Option<Event> {
+        if sighting.seen.proposed.as_ref().is_some_and(|proposed| !self.has_room_for(proposed.len())) {
+            sighting.seen.proposed = None;
+        }
         let position = self.acts.iter().position(|act| act.takes(&sighting));
         let shown = sighting.clone();
         let (is_first, incident) = match position.and_then(|position| self.acts.get_mut(position)) {
             Some(act) => (act.add(sighting, witness), act.published()),
             None => {
+                let has_room = self.has_room_for_act(sighting.seen.neighbour.is_some());
                 let act = Act::begin(sighting, witness);
                 let incident = act.published();
-                self.acts.push(act);
+                self.acts.extend(has_room.then_some(act));
                 (true, incident)
             }
         };
-        is_first.then(|| finding::attempt(&self.identity, (&shown, witness), incident, None))
+        let is_told = is_first && self.gate_of(&shown).admits(&shown, witness, shown.at);
+        is_told.then(|| finding::attempt(&self.identity, (&shown, witness), incident, None))
+    }
+
+    fn gate_of(&mut self, sighting: &Sighting) -> &mut Gate {
+        if sighting.seen.neighbour.is_some() { &mut self.neighbours_gate } else { &mut self.gate }
+    }
+
+    fn has_room_for_act(&self, of_neighbour: bool) -> bool {
+        let is_neighbours =
+            |act: &&Act| act.sightings().next().is_some_and(|sighting| sighting.seen.neighbour.is_some());
+        let neighbours = self.acts.iter().filter(is_neighbours).count();
+        let (taken, most) = if of_neighbour {
+            (neighbours, MAX_NEIGHBOURS_ACTS)
+        } else {
+            (self.acts.len().saturating_sub(neighbours), MAX_ACTS)
+        };
+        taken < most
+    }
+
+    fn has_room_for(&self, bytes: usize) -> bool {
+        let sightings = self.acts.iter().flat_map(Act::sightings);
+        let kept: usize = sightings.filter_map(|sighting| sighting.seen.proposed.as_ref()).map(Vec::len).sum();
+        kept.saturating_add(bytes) <= MAX_PROPOSED_BYTES
+    }
+
+    /// What was beyond the rate, as numbers.
+    fn tell_folded(&mut self, now: Moment, at_once: bool) -> Vec<Event> {
+        let folded = [self.gate.take(now, at_once), self.neighbours_gate.take(now, at_once)].into_iter().flatten();
+        let tell = |folded: gate::Folded| {
+            let is_blocked = folded.sighting.outcome == Outcome::Blocked;
+            let incident = Incident {
+                attempts: folded.count,
+                blocked: if is_blocked { folded.count } else { 0 },
+                last: now.wall,
+                ..Act::begin(folded.sighting.clone(), folded.witness).published()
+            };
+            let shown = (&folded.sighting, folded.witness);
+            let mut event = finding::attempt(&self.identity, shown, incident, Some(folded.count));
+            event.suppressed = Some(folded.count);
+            event
+        };
+        folded.map(tell).collect()
     }
 
     /// Repeats and findings of the acts that ended and of those remembered, and the finding of what nobody explains.
@@ -416,18 +519,21 @@ impl State {
     ) -> Vec<Event> {
         let mut events = Vec::new();
         for act in &ended.acts {
-            let repeats = act.repeats();
-            events.extend(repeats.map(|(kind, count)| {
+            for (kind, count) in act.repeats() {
                 let shown = (&kind.sighting, kind.witness);
-                finding::attempt(&self.identity, shown, act.published(), Some(count))
-            }));
+                if self.gate_of(&kind.sighting).admits(&kind.sighting, kind.witness, now) {
+                    events.push(finding::attempt(&self.identity, shown, act.published(), Some(count)));
+                }
+            }
         }
-        for act in ended.acts.iter_mut().chain(&mut self.remembered) {
-            if act.is_worth_telling() {
+        let mut remembered = std::mem::take(&mut self.remembered);
+        for act in ended.acts.iter_mut().chain(&mut remembered) {
+            if act.is_worth_telling() && self.may_tell(act, now) {
                 events.push(finding::of_act(&self.identity, act, before, now));
             }
             act.set_told();
         }
+        self.remembered = remembered;
         if !unexplained.is_empty() {
             let reference = policy.reference("content");
             let Ended { writers, first_change, .. } = &ended;
@@ -437,6 +543,12 @@ impl State {
         self.counts.findings = self.counts.findings.saturating_add(findings as u64);
         self.remember(ended.acts);
         events
+    }
+
+    /// A change is told whatever the rate is.
+    fn may_tell(&mut self, act: &Act, now: Moment) -> bool {
+        let refused = act.decisive().filter(|_| act.changes.is_empty()).cloned();
+        refused.is_none_or(|sighting| self.gate_of(&sighting).admits(&sighting, Witness::Notify, now))
     }
 
     /// Acts that are told are remembered where what they opened may be written to later.

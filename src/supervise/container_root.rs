@@ -49,6 +49,8 @@ pub struct ContainerRoot {
 struct Directories {
     found: HashMap<String, (Instant, Arc<Found>)>,
     stale_since: Option<Instant>,
+    /// How often they were told to be stale.
+    forgotten: u64,
 }
 
 impl ContainerRoot {
@@ -96,21 +98,29 @@ impl ContainerRoot {
 
     /// Forgets which directories were found where, and trusts none for a while: the call that moves one is about to be let go.
     pub fn forget(&self) {
-        *self.directories() = Directories { found: HashMap::new(), stale_since: Some(Instant::now()) };
+        let mut directories = self.directories();
+        directories.found.clear();
+        directories.stale_since = Some(Instant::now());
+        directories.forgotten = directories.forgotten.wrapping_add(1);
     }
 
-    /// A directory that does not exist is looked for each time: it may come into being by a call that is not intercepted.
+    /// A directory that does not exist is looked for each time: it may come into being by a call that is not intercepted. It is
+    /// looked for without the lock: should a file system hang, whoever looks for a directory elsewhere goes on.
     fn directory(&self, path: &str) -> Option<Arc<Found>> {
         let is_young = |moment: &Instant| moment.elapsed() < DIRECTORY_LIFETIME;
+        let forgotten = {
+            let mut directories = self.directories();
+            if let Some((_, found)) = directories.found.get(path).filter(|(found_at, _)| is_young(found_at)) {
+                return Some(Arc::clone(found));
+            }
+            directories.found.remove(path);
+            directories.forgotten
+        };
+        let began = Instant::now();
+        let found = Arc::new(foreign_root::identify_in_root(self.root.as_fd(), path.as_bytes()).ok()??);
         let mut directories = self.directories();
-        if let Some((_, found)) = directories.found.get(path).filter(|(found_at, _)| is_young(found_at)) {
-            return Some(Arc::clone(found));
-        }
-        directories.found.remove(path);
-        let found = foreign_root::identify_in_root(self.root.as_fd(), path.as_bytes()).ok()??;
-        let found = Arc::new(found);
-        if !directories.stale_since.as_ref().is_some_and(is_young) {
-            directories.found.insert(path.to_owned(), (Instant::now(), Arc::clone(&found)));
+        if directories.forgotten == forgotten && !directories.stale_since.as_ref().is_some_and(is_young) {
+            directories.found.insert(path.to_owned(), (began, Arc::clone(&found)));
         }
         Some(found)
     }

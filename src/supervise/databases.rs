@@ -157,24 +157,27 @@ impl<'a> Located<'a> {
     }
 }
 
-/// The file systems that `databases` and the directories above them lie on, by device number.
+/// Databases, each with the file systems that it and the directories above it lie on, by device number.
+pub type Devices = Vec<(DatabasePath, BTreeSet<u64>)>;
+
+/// The file systems that `databases` and the directories above them lie on.
 #[must_use]
-pub fn devices(view: &dyn RootView, databases: &[DatabasePath]) -> BTreeSet<u64> {
-    let mut devices = BTreeSet::new();
-    let mut add = |place: Place| {
-        devices.extend(place.parent.map(|parent| parent.device));
-        devices.extend(place.object.map(|object| object.id.device));
-    };
-    for database in databases {
+pub fn devices(view: &dyn RootView, databases: &[DatabasePath]) -> Devices {
+    let of_root = view.look_up("/", Follow::Last).object.map(|object| object.id.device);
+    let of = |database: &DatabasePath| {
         let path = database.as_str().trim_end_matches('/');
-        add(view.look_up(path, Follow::Last));
-        for (end, _) in path.match_indices('/') {
+        let above = path.match_indices('/').map(|(end, _)| {
             let (directory, name) = split(path.get(..end).unwrap_or_default());
-            add(view.entry(directory, name));
-        }
-    }
-    add(view.look_up("/", Follow::Last));
-    devices
+            view.entry(directory, name)
+        });
+        let places = above.chain(std::iter::once(view.look_up(path, Follow::Last)));
+        let devices = places.flat_map(|place| {
+            let object = place.object.map(|object| object.id.device);
+            place.parent.map(|parent| parent.device).into_iter().chain(object)
+        });
+        (database.clone(), devices.chain(of_root).collect())
+    };
+    databases.iter().map(of).collect()
 }
 
 impl<'a> Ancestors<'a> {

@@ -29,6 +29,7 @@ pub mod layers;
 pub mod live_policy;
 pub mod live_target;
 pub mod moment;
+pub mod neighbourhood;
 pub mod neighbours;
 pub mod observe;
 pub mod program_arguments;

@@ -229,10 +229,11 @@ impl Observer<'_> {
         }
         let neighbours = self.guarded.neighbours.near(&devices_of(&argument.place));
         neighbours.into_iter().find_map(|neighbour| {
-            let (root, policy) = (neighbour.case.root(), neighbour.case.policy());
-            let database = find(&Databases::new(root.as_ref(), &policy.databases))?;
+            let _visit = neighbour.visit()?;
+            let root = neighbour.case.root();
+            let database = find(&Databases::new(root.as_ref(), &neighbour.databases))?;
             let seen = self.attempt(effect, &database, argument, flags.clone());
-            Some(Seen { neighbour: Some(neighbour.id), ..seen })
+            Some(Seen { neighbour: Some(neighbour.id.clone()), ..seen })
         })
     }
 

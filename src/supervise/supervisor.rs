@@ -16,7 +16,6 @@ use uuid::Uuid;
 
 use crate::kernel::Errno;
 use crate::kernel::pidfd::Process;
-use crate::kernel::placed;
 use crate::kernel::process::Facts;
 use crate::kernel::seccomp_notify::Added;
 use crate::kernel::seccomp_notify::Answer;
@@ -37,6 +36,7 @@ use crate::supervise::actor;
 use crate::supervise::actor::Acting;
 use crate::supervise::broker;
 use crate::supervise::broker::Broker;
+use crate::supervise::broker::hand::Hand;
 use crate::supervise::case::Case;
 use crate::supervise::decode::Decoded;
 use crate::supervise::decode::Operation;
@@ -137,10 +137,16 @@ impl Supervisor {
         }
     }
 
-    /// The same, with a broker for what an enforced workload may do.
+    /// The same, with a broker for what an enforced workload may do, within what its container's `quota` leaves.
     #[must_use]
     pub fn with_broker(self, broker: Broker) -> Self {
         Self { broker: Some(broker), ..self }
+    }
+
+    /// By which whoever watches over this supervisor's thread stops what is being carried out; `None` without a broker.
+    #[must_use]
+    pub fn hand(&self) -> Option<Arc<Hand>> {
+        self.broker.as_ref().map(Broker::hand)
     }
 
     /// The same, beside other containers.
@@ -203,8 +209,11 @@ impl Supervisor {
     /// Puts `file` into the caller's table and lets every copy of ours go before the caller runs on: while one is open for writing
     /// nobody can execute the file (execve(2), ETXTBSY).
     fn inject(&mut self, id: u64, file: Arc<OwnedFd>, close_on_exec: bool) -> Result<Delivery, ListenerError> {
-        let ledger = self.broker.as_ref().and_then(Broker::ledger);
-        let number = match placed::place(&self.listener, id, &file, close_on_exec, ledger)? {
+        let placed = match &self.broker {
+            Some(broker) => broker.place(&self.listener, id, &file, close_on_exec),
+            None => self.listener.add_descriptor(id, &file, close_on_exec),
+        };
+        let number = match placed? {
             Added::Number(number) => Answer::Value(i64::from(number)),
             Added::Refused(errno) => Answer::Errno(errno),
             Added::TargetGone => return Ok(Delivery::TargetGone),

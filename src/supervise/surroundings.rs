@@ -1,6 +1,5 @@
 //! What a case needs from outside: the databases as they are, and who still runs.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::PoisonError;
 use std::sync::RwLock;
@@ -11,6 +10,7 @@ use crate::supervise::actor::Acting;
 use crate::supervise::baseline;
 use crate::supervise::container_root::ContainerRoot;
 use crate::supervise::databases;
+use crate::supervise::databases::Devices;
 
 /// What a case needs from outside; the real one is the container's root and `/proc`.
 pub trait Surroundings: Send + Sync {
@@ -18,7 +18,7 @@ pub trait Surroundings: Send + Sync {
     fn snapshot(&self, databases: &[DatabasePath]) -> Databases;
 
     /// The file systems that the databases and the directories above them lie on.
-    fn devices(&self, databases: &[DatabasePath]) -> BTreeSet<u64>;
+    fn devices(&self, databases: &[DatabasePath]) -> Devices;
 
     /// Goes on with the root directory of process `init` where that is another one by now: somebody called pivot_root(2).
     fn follow_root(&self, init: u32);
@@ -42,7 +42,7 @@ impl Surroundings for LiveSurroundings {
         baseline::snapshot(root.as_fd(), databases)
     }
 
-    fn devices(&self, databases: &[DatabasePath]) -> BTreeSet<u64> {
+    fn devices(&self, databases: &[DatabasePath]) -> Devices {
         let root = Arc::clone(&self.root.read().unwrap_or_else(PoisonError::into_inner));
         databases::devices(root.as_ref(), databases)
     }

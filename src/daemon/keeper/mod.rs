@@ -54,6 +54,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 /// A worker that served so long died of something new.
 const LONG_LIFE: Duration = Duration::from_secs(1);
+/// How often it is looked whether the worker still lives.
+const LOOK: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
 /// How long a worker may take to end when asked.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
 
@@ -235,10 +237,8 @@ impl Keeper {
         // packets first: what a worker sent before its death precedes the SIGCHLD
         let polled = sockets.iter().flatten().map(|socket| PollFd::new(socket, PollFlags::IN));
         let mut polled: Vec<_> = polled.chain([PollFd::new(&self.signals, PollFlags::IN)]).collect();
-        let limit = Timespec { tv_sec: 1, tv_nsec: 0 };
-        let lacks_standby = self.wants_standby && standby.is_none();
-        let timeout = (self.stop_asked.is_some() || worker.is_none() || lacks_standby).then_some(&limit);
-        match rustix::event::poll(&mut polled, timeout) {
+        // nobody tells of a worker that is dead and cannot go
+        match rustix::event::poll(&mut polled, Some(&LOOK)) {
             Err(rustix::io::Errno::INTR) | Ok(0) => return Ok(Wakening::TimeOut),
             Err(errno) => return Err(failed("wait for its worker")(errno)),
             Ok(_) => {}

@@ -99,18 +99,20 @@ impl Keeper {
     fn swap(&mut self, mut old: Worker, program: OwnedFd, mut successor: Worker) -> Result<Worker, KeeperError> {
         order(&old, &Message::Retire);
         let deadline = Instant::now() + RETIREMENT_LIMIT;
-        while Instant::now() < deadline {
-            let said = self.wait_for_packet([&old, &successor]).ok().flatten();
-            if said == Some(0) && self.take_packet(&old) == Taken::Closed {
-                break;
-            }
-        }
+        let mut connected = true;
         while old.ended().map_err(failed("wait for the old worker"))?.is_none() {
             if Instant::now() > deadline {
                 tracing::warn!("the old worker did not end within {} s and is killed", RETIREMENT_LIMIT.as_secs());
                 old.end().map_err(failed("wait for the old worker"))?;
+            } else if !connected {
+                std::thread::sleep(Duration::from_millis(1));
+            } else if self.wait_for_packet([&old, &successor]).ok().flatten() == Some(0) {
+                connected = self.take_packet(&old) != Taken::Closed;
             }
-            std::thread::sleep(Duration::from_millis(1));
+        }
+        // what it sent before it ended counts
+        while connected && self.packet_is_waiting(&old)? {
+            connected = self.take_packet(&old) != Taken::Closed;
         }
         self.previous_program = Some(std::mem::replace(&mut self.holdings.program, program));
         if let Err(error) = self.hand_over_listeners(&successor) {

@@ -5,6 +5,7 @@ use std::os::fd::AsRawFd;
 use std::os::fd::BorrowedFd;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
+use std::os::unix::process::ExitStatusExt;
 use std::process::Child;
 use std::process::Command;
 use std::process::ExitStatus;
@@ -12,6 +13,7 @@ use std::process::Stdio;
 use std::time::Duration;
 use std::time::Instant;
 
+use nix::sys::signal::Signal;
 use rustix::event::PollFd;
 use rustix::event::PollFlags;
 use rustix::event::Timespec;
@@ -23,16 +25,24 @@ use crate::daemon::keeper::Keeper;
 use crate::daemon::keeper::KeeperError;
 use crate::daemon::keeper::failed;
 use crate::daemon::service_manager;
+use crate::kernel::leftovers;
 
 /// How long the hand-over may stand still.
 const HAND_OVER_LIMIT: Duration = Duration::from_secs(10);
+/// How long a worker that was killed may take to let its last threads go.
+const HELD_PATIENCE: Duration = Duration::from_millis(500);
+/// How often it is looked meanwhile.
+const END_STEP: Duration = Duration::from_millis(5);
 
 /// A worker and the line to it.
 #[derive(Debug)]
 pub struct Worker {
-    child: Child,
+    /// `None` once it is left to the kernel.
+    child: Option<Child>,
+    pid: u32,
     socket: OwnedFd,
     started: Instant,
+    held_since: Option<Instant>,
 }
 
 impl Worker {
@@ -43,7 +53,7 @@ impl Worker {
 
     /// Its process.
     pub fn pid(&self) -> u32 {
-        self.child.id()
+        self.pid
     }
 
     /// How long it runs.
@@ -53,18 +63,39 @@ impl Worker {
 
     /// Ends it at once.
     pub fn kill(&mut self) {
-        let _ = self.child.kill();
+        let _ = self.child.as_mut().map(Child::kill);
     }
 
-    /// How it ended, if it has.
+    /// How it ended, if it has. One that was killed and whose last threads a file system of a container's keeps from dying has ended,
+    /// too: nothing of it will run again.
     pub fn ended(&mut self) -> std::io::Result<Option<ExitStatus>> {
-        self.child.try_wait()
+        let killed = Some(ExitStatus::from_raw(Signal::SIGKILL as i32));
+        let Some(child) = &mut self.child else { return Ok(killed) };
+        if let Some(status) = child.try_wait()? {
+            return Ok(Some(status));
+        }
+        if !leftovers::is_held(self.pid) {
+            self.held_since = None;
+            return Ok(None);
+        }
+        // what it writes to a disk of ours ends soon
+        if self.held_since.get_or_insert_with(Instant::now).elapsed() < HELD_PATIENCE {
+            return Ok(None);
+        }
+        tracing::error!(pid = self.pid, "the worker is dead, and a file system that hangs keeps its threads");
+        self.child.take().into_iter().for_each(|child| leftovers::end(child, None));
+        Ok(killed)
     }
 
     /// Kills it and waits for its end.
     pub fn end(&mut self) -> std::io::Result<ExitStatus> {
-        self.kill();
-        self.child.wait()
+        loop {
+            self.kill();
+            match self.ended()? {
+                Some(status) => return Ok(status),
+                None => std::thread::sleep(END_STEP),
+            }
+        }
     }
 }
 
@@ -101,7 +132,8 @@ impl Keeper {
             .arg(&self.holdings.configuration)
             .spawn()
             .map_err(failed("start the worker"))?;
-        Ok(Worker { child, socket, started: Instant::now() })
+        leftovers::reap();
+        Ok(Worker { pid: child.id(), child: Some(child), socket, started: Instant::now(), held_since: None })
     }
 
     /// Everything that a worker needs to serve.

@@ -38,6 +38,7 @@ use std::os::unix::process::CommandExt;
 use std::process::Child;
 use std::process::Command;
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::event::PollFd;
@@ -51,6 +52,8 @@ use crate::kernel::Errno;
 use crate::kernel::fd_passing;
 use crate::kernel::fd_passing::PassingError;
 use crate::kernel::foreign_root::Searched;
+use crate::kernel::leftovers;
+use crate::kernel::leftovers::Held;
 use crate::kernel::pidfd;
 use crate::kernel::pidfd::PidfdError;
 use crate::kernel::pidfd::Process;
@@ -106,6 +109,9 @@ pub enum BrokerError {
     /// The namespaces of the target.
     #[error(transparent)]
     Home(#[from] CredentialError),
+    /// Its process descriptor.
+    #[error("cannot watch over a broker helper")]
+    Process(#[from] PidfdError),
     /// It did not answer in time.
     #[error("a broker helper did not answer in {} ms", .0.as_millis())]
     Slow(Duration),
@@ -124,7 +130,8 @@ pub enum BrokerError {
 #[derive(Debug)]
 pub struct Helper {
     socket: OwnedFd,
-    child: Child,
+    child: Ended,
+    process: Arc<Process>,
     home: Home,
 }
 
@@ -148,6 +155,7 @@ impl Helper {
         for end in [&socket, &theirs] {
             rustix::net::sockopt::set_socket_send_buffer_size(end, 2 * MAX_MESSAGE_BYTES).map_err(start)?;
         }
+        leftovers::reap();
         let child = Command::new(program)
             .arg0(HELPER_NAME)
             .args(arguments)
@@ -156,7 +164,9 @@ impl Helper {
             .stdout(Stdio::null())
             .spawn()
             .map_err(BrokerError::Start)?;
-        let helper = Self { socket, child, home };
+        let child = Ended { child: Some(child), held: None };
+        let process = Arc::new(pidfd::open(child.id())?);
+        let helper = Self { socket, child, process, home };
         let entrance = Entrance {
             capabilities: helper.home.capabilities,
             has_user: helper.home.has_user,
@@ -174,12 +184,18 @@ impl Helper {
         }
     }
 
+    /// The same, with something that is dropped when its process is gone: later than the helper where a file system that hangs keeps
+    /// the process.
+    #[must_use]
+    pub fn holding(mut self, held: Held) -> Self {
+        self.child.held = Some(held);
+        self
+    }
+
     /// Its process, to end it while somebody else waits for its answer.
-    ///
-    /// # Errors
-    /// [`PidfdError`].
-    pub fn process(&self) -> Result<Process, PidfdError> {
-        pidfd::open(self.child.id())
+    #[must_use]
+    pub fn process(&self) -> &Arc<Process> {
+        &self.process
     }
 
     /// Its pid.
@@ -267,11 +283,24 @@ impl Helper {
     }
 }
 
-impl Drop for Helper {
+/// A child that is killed when dropped.
+#[derive(Debug)]
+struct Ended {
+    child: Option<Child>,
+    held: Option<Held>,
+}
+
+impl Ended {
+    fn id(&self) -> u32 {
+        self.child.as_ref().map_or(0, Child::id)
+    }
+}
+
+impl Drop for Ended {
     fn drop(&mut self) {
-        // it may hang in a call that only a signal ends; a child that is gone already cannot be killed, and needs not be
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        if let Some(child) = self.child.take() {
+            leftovers::end(child, self.held.take());
+        }
     }
 }
 

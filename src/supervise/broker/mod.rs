@@ -8,10 +8,14 @@
 //! error here, and policy's to decide. Deliberately absent: any decision about databases.
 
 mod attributes;
+mod failure;
+pub mod hand;
+mod in_flight;
 mod layers;
 mod mounts;
 mod opens;
 mod plan;
+pub mod quota;
 pub mod remembering;
 mod waiting;
 
@@ -36,21 +40,26 @@ use crate::kernel::broker::Mount;
 use crate::kernel::broker::Operation as Deed;
 use crate::kernel::foreign_root::Searched;
 use crate::kernel::interruption::Watch;
+use crate::kernel::placed;
+use crate::kernel::seccomp_notify::Added;
 use crate::kernel::seccomp_notify::Answer;
 use crate::kernel::seccomp_notify::Listener;
+use crate::kernel::seccomp_notify::ListenerError;
 use crate::kernel::seccomp_notify::Notification;
-use crate::kernel::shared_area::Ledger;
-use crate::kernel::shared_area::SharedArea;
-use crate::kernel::shared_area::Slot;
 use crate::kernel::thread::StatusFile;
+use crate::supervise::broker::hand::Hand;
 use crate::supervise::broker::plan::Plan;
 use crate::supervise::broker::plan::Planner;
+use crate::supervise::broker::quota::Quota;
 use crate::supervise::broker::remembering::Remembering;
 use crate::supervise::broker::waiting::Waiting;
 use crate::supervise::decode::Request;
 use crate::supervise::decode::abi::Abi;
 use crate::supervise::target::Target;
 use crate::supervise::target::TargetError;
+
+pub use crate::supervise::broker::failure::CannotCarryOut;
+pub use crate::supervise::broker::in_flight::InFlight;
 
 /// How long a helper may take to start.
 const START_LIMIT: Duration = Duration::from_secs(5);
@@ -70,23 +79,6 @@ pub struct HelperProgram {
     pub path: String,
     /// Arguments by which it calls [`crate::kernel::broker::serve()`].
     pub arguments: Vec<String>,
-}
-
-/// Why a call could not be carried out, though the process itself might have.
-#[derive(Debug, thiserror::Error)]
-pub enum CannotCarryOut {
-    /// The helper.
-    #[error(transparent)]
-    Helper(#[from] BrokerError),
-    /// Whose call it is cannot be told.
-    #[error(transparent)]
-    Credentials(#[from] CredentialError),
-    /// An argument that cannot be read or resolved.
-    #[error("{0}")]
-    Argument(String),
-    /// Too many calls of this container wait already.
-    #[error("{0} calls of this container wait for an open already")]
-    TooManyWaiting(usize),
 }
 
 /// What became of a call.
@@ -125,18 +117,9 @@ pub struct Broker {
     /// Of threads that made a call lately.
     statuses: VecDeque<StatusFile>,
     waiting: Waiting,
+    quota: Arc<Quota>,
+    hand: Arc<Hand>,
     in_flight: Option<InFlight>,
-}
-
-/// The memory in which a call that is being served outlives this process.
-#[derive(Debug, Clone)]
-pub struct InFlight {
-    /// All of it.
-    pub area: Arc<SharedArea>,
-    /// The place of the listener's slot.
-    pub slot: usize,
-    /// Who is at work on the notification in that slot.
-    pub ledger: Arc<Ledger>,
 }
 
 /// Most helpers kept for one listener: a container's own namespaces, and those its processes make for themselves.
@@ -161,10 +144,18 @@ impl Caller {
 }
 
 impl Broker {
-    /// A broker without helpers yet.
+    /// A broker without helpers yet, which takes no more of them than the container's `quota` has.
     #[must_use]
-    pub fn new(program: HelperProgram) -> Self {
-        Self { program, helpers: Vec::new(), statuses: VecDeque::new(), waiting: Waiting::default(), in_flight: None }
+    pub fn new(program: HelperProgram, quota: Arc<Quota>) -> Self {
+        Self {
+            program,
+            helpers: Vec::new(),
+            statuses: VecDeque::new(),
+            waiting: Waiting::default(),
+            quota,
+            hand: Arc::default(),
+            in_flight: None,
+        }
     }
 
     /// The same, for calls that outlive this process.
@@ -173,10 +164,29 @@ impl Broker {
         Self { in_flight: Some(in_flight), ..self }
     }
 
-    /// What stands beside the call that is being served, where it outlives this process.
+    /// Puts `file` into the table of the thread that waits for notification `id`, where the next worker finds it
+    /// ([`placed::place`]).
+    ///
+    /// # Errors
+    /// Those of [`placed::place`].
+    pub fn place(
+        &self,
+        listener: &Listener,
+        id: u64,
+        file: &OwnedFd,
+        close_on_exec: bool,
+    ) -> Result<Added, ListenerError> {
+        let note = self.in_flight.as_ref().map(|in_flight| {
+            // a call that was answered in this thread's place has left the slot to another one
+            move |number| self.hand.notes(|| in_flight.ledger.note_placed(number))
+        });
+        placed::place(listener, id, file, close_on_exec, note)
+    }
+
+    /// By which whoever watches over this thread stops what is being carried out.
     #[must_use]
-    pub fn ledger(&self) -> Option<&Ledger> {
-        self.in_flight.as_ref().map(|in_flight| in_flight.ledger.as_ref())
+    pub fn hand(&self) -> Arc<Hand> {
+        Arc::clone(&self.hand)
     }
 
     /// Reads whose call it is that thread `tid` makes. True of a notification that is still valid afterwards.
@@ -206,6 +216,19 @@ impl Broker {
     /// # Errors
     /// [`CannotCarryOut`].
     pub fn carry_out(
+        &mut self,
+        listener: &Arc<Listener>,
+        notification: &Notification,
+        request: &Request,
+        target: &Remembering<'_>,
+        caller: Option<Caller>,
+    ) -> Result<CarriedOut, CannotCarryOut> {
+        let outcome = self.plan_and_perform(listener, notification, request, target, caller);
+        self.hand.ends();
+        outcome
+    }
+
+    fn plan_and_perform(
         &mut self,
         listener: &Arc<Listener>,
         notification: &Notification,
@@ -266,12 +289,15 @@ impl Broker {
             // the limit is looked at before what the file system can hold (fs/attr.c, `inode_newsize_ok`)
             Ok(Done::Failed(Errno::FBIG)) if exceeds => Ok(CarriedOut::Exceeded),
             Ok(done) => Ok(carried_out(done, close_on_exec)),
-            Err(BrokerError::Slow(_)) if waits => self.wait_a_while(listener, notification, close_on_exec),
-            Err(error) => {
+            Err(CannotCarryOut::Helper(BrokerError::Slow(_))) if waits => {
+                self.wait_a_while(listener, notification, close_on_exec)
+            }
+            Err(CannotCarryOut::Helper(error)) => {
                 // whatever it still does, it does not do for the next call
                 self.helpers.pop();
                 Err(error.into())
             }
+            Err(error) => Err(error),
         }
     }
 
@@ -303,8 +329,9 @@ impl Broker {
                 }
             }
         }
+        let place = self.quota.waiting().ok_or(CannotCarryOut::TooManyWaiting(quota::MAX_WAITING))?;
         let kept = self.in_flight.as_ref().and_then(|in_flight| in_flight.keep(notification, helper.pid()));
-        self.waiting.add(notification, helper, Arc::clone(listener), close_on_exec, kept)?;
+        self.waiting.add(notification, (helper, place), Arc::clone(listener), close_on_exec, kept)?;
         Ok(CarriedOut::Later)
     }
 
@@ -317,7 +344,7 @@ impl Broker {
         on: &[Arc<OwnedFd>],
         searched: &[Arc<Searched>],
         work: &Work<'_>,
-    ) -> Result<Done, BrokerError> {
+    ) -> Result<Done, CannotCarryOut> {
         match self.helpers.iter().position(|helper| helper.home().is(&home)) {
             Some(position) => {
                 let helper = self.helpers.remove(position);
@@ -327,20 +354,24 @@ impl Broker {
                 if self.helpers.len() >= MAX_HELPERS {
                     self.helpers.remove(0);
                 }
+                let place = self.quota.helper().ok_or(CannotCarryOut::TooManyHelpers(quota::MAX_HELPERS))?;
                 let arguments: Vec<&str> = self.program.arguments.iter().map(String::as_str).collect();
                 let listener = Some(work.listener.as_fd());
-                self.helpers.push(Helper::start(&self.program.path, &arguments, home, listener, START_LIMIT)?);
+                let helper = Helper::start(&self.program.path, &arguments, home, listener, START_LIMIT)?;
+                self.helpers.push(helper.holding(Box::new(place)));
             }
         }
         let helper = self.helpers.last().ok_or(BrokerError::Gone)?;
+        // from here on the next worker, should there be one, leaves the call to the helper
+        let ledger = self.in_flight.as_ref().map(|in_flight| in_flight.ledger.as_ref());
+        let note = || ledger.into_iter().for_each(|ledger| ledger.begin(helper.pid(), work.waits));
+        if !self.hand.begins(helper.process(), note) {
+            return Err(BrokerError::Gone.into());
+        }
         let on: Vec<BorrowedFd<'_>> = on.iter().map(|descriptor| descriptor.as_fd()).collect();
         let searched: Vec<&Searched> = searched.iter().map(Arc::as_ref).collect();
         let limit = if work.waits { STEP } else { LONG_PATIENCE };
-        // from here on the next worker, should there be one, leaves the call to the helper
-        if let Some(in_flight) = &self.in_flight {
-            in_flight.ledger.begin(helper.pid(), work.waits);
-        }
-        helper.perform(credentials, deed, &on, &searched, work.call, limit)
+        Ok(helper.perform(credentials, deed, &on, &searched, work.call, limit)?)
     }
 }
 
@@ -351,16 +382,6 @@ struct Work<'a> {
     call: Option<Call>,
     /// Whether it may wait for ever.
     waits: bool,
-}
-
-impl InFlight {
-    /// A slot of its own for a call that `helper` waits for; without a free one, the call is lost with this process.
-    fn keep(&self, notification: &Notification, helper: u32) -> Option<Slot> {
-        let mut slot = self.area.free_slot()?;
-        slot.keep(notification, self.slot);
-        slot.ledger().begin(helper, true);
-        Some(slot)
-    }
 }
 
 /// The arguments, as wide as the architecture has them.

@@ -1,8 +1,6 @@
 //! Opens that wait for somebody: each with its helper, in a thread of its own, until it is done or nobody waits for it any more.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -22,9 +20,8 @@ use crate::kernel::seccomp_notify::Notification;
 use crate::kernel::shared_area::Ledger;
 use crate::kernel::shared_area::Slot;
 use crate::supervise::broker::CannotCarryOut;
+use crate::supervise::broker::quota::Place;
 
-/// Most that wait at one time for one listener.
-const MAX_WAITING: usize = 64;
 /// How often it is looked whether the process still waits.
 const STEP: Duration = Duration::from_millis(20);
 /// How long a helper may take to end.
@@ -42,9 +39,8 @@ pub const fn interrupted_by(interruption: Interruption) -> Answer {
 /// Those that wait.
 #[derive(Debug, Default)]
 pub struct Waiting {
-    count: Arc<AtomicUsize>,
     /// For which thread which helper waits, or has waited.
-    helpers: Vec<(u32, Process)>,
+    helpers: Vec<(u32, Arc<Process>)>,
 }
 
 impl Waiting {
@@ -57,29 +53,24 @@ impl Waiting {
         }
     }
 
-    /// Waits for what `helper` was asked last, and answers `notification` with it. `kept` is where the next worker finds it.
+    /// Waits for what `helper` was asked last, and answers `notification` with it. The place among those that wait is given back when
+    /// it is over; `kept` is where the next worker finds the call.
     pub fn add(
         &mut self,
         notification: &Notification,
-        helper: Helper,
+        (helper, place): (Helper, Place),
         listener: Arc<Listener>,
         close_on_exec: bool,
         kept: Option<Slot>,
     ) -> Result<(), CannotCarryOut> {
         let Notification { id, tid, .. } = *notification;
         let kept = kept.map(Kept);
-        let count = Arc::clone(&self.count);
-        if count.fetch_add(1, Ordering::AcqRel) >= MAX_WAITING {
-            count.fetch_sub(1, Ordering::AcqRel);
-            return Err(CannotCarryOut::TooManyWaiting(MAX_WAITING));
-        }
         self.helpers.retain(|(_, helper)| helper.still_alive().unwrap_or(false));
-        self.helpers.extend(helper.process().ok().map(|process| (tid, process)));
+        self.helpers.push((tid, Arc::clone(helper.process())));
         let thread = std::thread::Builder::new().name("waits".to_owned()).stack_size(STACK_BYTES).spawn(move || {
             let ledger = kept.as_ref().map(|kept| kept.0.ledger());
             wait(tid, helper, &listener, id, close_on_exec, ledger.as_ref());
-            drop(kept);
-            count.fetch_sub(1, Ordering::AcqRel);
+            drop((kept, place));
         });
         thread.map(drop).map_err(|error| CannotCarryOut::Helper(BrokerError::Start(error)))
     }
@@ -111,7 +102,13 @@ fn wait(tid: u32, helper: Helper, listener: &Listener, id: u64, close_on_exec: b
                 }
             }
             Ok(Done::Descriptor(file)) => {
-                let added = placed::place(listener, id, &file, close_on_exec, ledger);
+                let added = placed::place(
+                    listener,
+                    id,
+                    &file,
+                    close_on_exec,
+                    ledger.map(|ledger| |number| ledger.note_placed(number)),
+                );
                 drop(file);
                 break match added {
                     Ok(Added::Number(number)) => listener.answer(id, Answer::Value(i64::from(number))),

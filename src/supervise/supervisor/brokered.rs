@@ -95,6 +95,8 @@ impl Supervisor {
                 Ok(CarriedOut::Exceeded) => return Reply::exceeded(pidfd::open_thread(notification.tid)),
                 Ok(CarriedOut::Failed(errno)) => return Reply::Answer(Answer::Errno(errno)),
                 Ok(CarriedOut::Opened { file, close_on_exec }) => Reply::Inject { file, close_on_exec },
+                // answered by somebody else meanwhile: for want of time, or by a signal
+                Err(_) if !listener.is_valid(notification.id) => return Reply::let_go(ContinueReason::OwnFailure),
                 Err(error) => return self.cannot_carry_out(&error, policy, now),
             };
             self.last_deed = Some(Kept::new(notification, target.read_so_far(), reply.clone(), now));
@@ -113,15 +115,19 @@ impl Supervisor {
     }
 
     /// The operation could not be carried out for want of something of ours: the first promise (never break a workload) and the
-    /// second (nothing gets around) collide, and the policy's `onUnprotected` says which holds.
+    /// second (nothing gets around) collide, and the policy's `onUnprotected` says which holds. Not where the container brought it
+    /// about: it would get round everything by as many opens that wait.
     fn cannot_carry_out(&mut self, error: &CannotCarryOut, policy: &Applied, now: Moment) -> Reply {
-        let refuses = policy.on_unprotected == OnUnprotected::Refuse;
+        let own_doing = error.is_the_containers_doing();
+        let refuses = own_doing || policy.on_unprotected == OnUnprotected::Refuse;
         if !std::mem::replace(&mut self.told_broken_broker, true) {
             let mut event = self.case.event(Kind::ProtectionDegraded, Severity::High, now);
             event.protection = Some(ProtectionChange {
                 what: "operations cannot be carried out for the container".to_owned(),
                 reason: crate::model::diagnostic::chain(error),
-                remedy: Some(if refuses {
+                remedy: Some(if own_doing {
+                    "they are refused while it is so; see what the container's processes wait for".to_owned()
+                } else if refuses {
                     "they are refused, as onUnprotected: refuse says; see the daemon's log".to_owned()
                 } else {
                     "they are let go after a check that a race can beat; onUnprotected: refuse would refuse them"
