@@ -24,6 +24,7 @@ use crate::daemon::registry::Record;
 use crate::daemon::registry::Registry;
 use crate::daemon::registry::start_time;
 use crate::daemon::retirement::Retirement;
+use crate::kernel::broker::Starter;
 use crate::kernel::shared_area::SharedArea;
 use crate::model::event::Container;
 use crate::model::event::Event;
@@ -88,6 +89,8 @@ pub struct Service {
     pub lines: Lines,
     /// The end of a worker that has a successor.
     pub retirement: Retirement,
+    /// What starts the broker's helpers.
+    pub starter: Starter,
     policies: RwLock<PolicySet>,
     ended: Mutex<VecDeque<ContainerId>>,
 }
@@ -107,6 +110,8 @@ pub struct Parts {
     pub lines: Lines,
     /// The end of a worker that has a successor.
     pub retirement: Retirement,
+    /// What starts the broker's helpers.
+    pub starter: Starter,
     /// Policies in force.
     pub policies: PolicySet,
 }
@@ -150,6 +155,7 @@ impl Service {
             stopping: Arc::new(AtomicBool::new(false)),
             lines: parts.lines,
             retirement: parts.retirement,
+            starter: parts.starter,
             policies: RwLock::new(parts.policies),
             ended: Mutex::new(VecDeque::new()),
         }

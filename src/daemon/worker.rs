@@ -14,7 +14,6 @@ use crate::daemon::case_thread::OpenCase;
 use crate::daemon::neighbours::Others;
 use crate::daemon::registry::Guarded;
 use crate::daemon::service::Service;
-use crate::daemon::startup;
 use crate::kernel::broker;
 use crate::kernel::pidfd;
 use crate::kernel::seccomp_notify::Answer;
@@ -31,7 +30,6 @@ use crate::model::policy::Ground;
 use crate::model::workload::ContainerId;
 use crate::supervise::Recorder;
 use crate::supervise::broker::Broker;
-use crate::supervise::broker::HelperProgram;
 use crate::supervise::broker::InFlight;
 use crate::supervise::supervisor::Origin;
 use crate::supervise::supervisor::Supervisor;
@@ -70,11 +68,11 @@ const fn runs() -> bool {
     true
 }
 
-/// A broker for the calls that are received in `slot`. Its helpers are this program.
+/// A broker for the calls that are received in `slot`.
 fn broker_for(service: &Service, slot: &Slot) -> Broker {
-    let program = HelperProgram { path: "/proc/self/exe".to_owned(), arguments: vec![startup::BE_A_HELPER.to_owned()] };
     let area = Arc::clone(&service.area);
-    Broker::new(program).in_flight(InFlight { area, slot: slot.index(), ledger: Arc::new(slot.ledger()) })
+    let in_flight = InFlight { area, slot: slot.index(), ledger: Arc::new(slot.ledger()) };
+    Broker::new(service.starter.clone()).in_flight(in_flight)
 }
 
 fn others(service: &Arc<Service>, guarded: &Guarded) -> Arc<Others> {

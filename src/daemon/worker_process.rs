@@ -10,6 +10,10 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::config::Config;
+use crate::config::SinkConfig;
+use crate::daemon::confinement;
+use crate::daemon::confinement::writing;
+use crate::daemon::confinement::writing::Places;
 use crate::daemon::control_server;
 use crate::daemon::hand_over;
 use crate::daemon::hand_over::HandOverError;
@@ -30,10 +34,13 @@ use crate::daemon::service::Parts;
 use crate::daemon::service::Service;
 use crate::daemon::service::ServiceError;
 use crate::daemon::shipper;
+use crate::daemon::startup;
 use crate::daemon::worker;
 use crate::daemon::worker::Delivered;
 use crate::daemon::worker::Label;
 use crate::daemon::worker::Room;
+use crate::kernel::broker::BrokerError;
+use crate::kernel::broker::Starter;
 use crate::kernel::seccomp_notify::Listener;
 use crate::kernel::seccomp_notify::ListenerError;
 use crate::kernel::shared_area::SharedArea;
@@ -80,6 +87,9 @@ pub enum WorkerError {
     /// A sink.
     #[error(transparent)]
     Facility(#[from] FacilityError),
+    /// What starts helpers.
+    #[error("cannot start what starts the broker's helpers")]
+    Starter(#[from] BrokerError),
     /// A thread.
     #[error("cannot make a thread")]
     Thread(#[source] std::io::Error),
@@ -113,14 +123,15 @@ struct Inheritance {
 pub fn run(config: Config, stored: bool) -> Result<(), WorkerError> {
     let keeper = rustix::io::fcntl_dupfd_cloexec(std::io::stdin().as_fd(), 3)
         .map_err(|errno| WorkerError::Line(errno.into()))?;
+    let starter = Starter::apart("/proc/self/exe", &[startup::BE_A_STARTER], "acctguard-starter")?;
+    confinement::confine_worker(&config);
     let Sockets { listener_socket, control_socket, area } = sockets(&keeper)?;
-    let store = Store::open(&config.store_file(), Retention::new(config.retention_days, config.store_max_mib))?;
+    let store = Arc::new(open_store(&config)?);
     let policies = service::first_policies(&config)?;
-    let store = Arc::new(store);
     let journal = start_journal(&config, &store)?;
     let retirement = Retirement::new().map_err(WorkerError::Line)?;
     let lines = Lines::new(keeper);
-    let service = Arc::new(Service::new(Parts { config, store, journal, area, lines, retirement, policies }));
+    let service = Arc::new(Service::new(Parts { config, store, journal, area, lines, retirement, starter, policies }));
     service.lines.tell(&Message::Prepared).map_err(WorkerError::HandOver)?;
     let Inheritance { heirlooms, second_keeper } = inherit(&service.lines)?;
     readmit_all(&service)?;
@@ -134,10 +145,9 @@ pub fn run(config: Config, stored: bool) -> Result<(), WorkerError> {
     second_keeper.into_iter().for_each(|line| service.lines.set_second_keeper(line));
     housekeeping::take_in_spool(&service);
     for sink in &service.config.sinks {
-        let sink = shipper::sink_of(sink)?;
-        shipper::start(Arc::clone(&service.journal), sink, Arc::clone(&service.stopping))
-            .map_err(WorkerError::Thread)?;
+        start_sink(&service, sink)?;
     }
+    start(&service, "starter", end_with_starter)?;
     start(&service, "listeners", move |service| listener_server::serve(service, &listener_socket))?;
     start(&service, "clients", move |service| control_server::serve(service, &control_socket))?;
     start(&service, "housekeeping", |service| housekeeping::run(service))?;
@@ -149,10 +159,33 @@ pub fn run(config: Config, stored: bool) -> Result<(), WorkerError> {
     Ok(())
 }
 
+/// The store's threads can write to the daemon's own directories only.
+fn open_store(config: &Config) -> Result<Store, WorkerError> {
+    let retention = Retention::new(config.retention_days, config.store_max_mib);
+    let open = || Store::open(&config.store_file(), retention);
+    let opened = writing::confined_to(&Places::of_store(config), open);
+    Ok(opened.map_err(|_| WorkerError::Thread(std::io::ErrorKind::Other.into()))??)
+}
+
 fn start_journal(config: &Config, store: &Arc<Store>) -> Result<Arc<Journal>, WorkerError> {
     let host = crate::config::node::host(config);
     let refuge = housekeeping::refuge(config);
     Journal::start(Arc::clone(store), host, refuge, journal::MEMORY_BYTES).map_err(WorkerError::Thread)
+}
+
+/// A sink's thread can write to its own directory, too.
+fn start_sink(service: &Arc<Service>, config: &SinkConfig) -> Result<(), WorkerError> {
+    let sink = shipper::sink_of(config)?;
+    let start = || shipper::start(Arc::clone(&service.journal), sink, Arc::clone(&service.stopping));
+    let started = writing::confined_to(&Places::of_sink(&service.config, config), start);
+    started.unwrap_or_else(|_| Err(std::io::ErrorKind::Other.into())).map_err(WorkerError::Thread)
+}
+
+/// Without what starts helpers no call can be carried out; the next worker has another.
+fn end_with_starter(service: &Arc<Service>) {
+    service.starter.wait_for_end();
+    tracing::error!("the process that starts the broker's helpers is gone, and so is this worker");
+    std::process::abort();
 }
 
 fn start(

@@ -117,6 +117,14 @@ impl Process {
         Self { fd }
     }
 
+    /// The same process by another descriptor. Close-on-exec.
+    ///
+    /// # Errors
+    /// `EMFILE` at the limit of open files.
+    pub fn try_clone(&self) -> Result<Self, Errno> {
+        rustix::io::fcntl_dupfd_cloexec(&self.fd, 3).map(Self::from_fd)
+    }
+
     /// Whether the process has not ended yet. A zombie has ended.
     ///
     /// # Errors

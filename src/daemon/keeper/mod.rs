@@ -25,6 +25,7 @@ use rustix::event::PollFd;
 use rustix::event::PollFlags;
 use rustix::event::Timespec;
 
+use crate::daemon::confinement;
 use crate::daemon::hand_over;
 use crate::daemon::hand_over::Message;
 use crate::daemon::keeper::standby::Standby;
@@ -180,6 +181,7 @@ impl Keeper {
                     .filter(|code| *code != 0)
                     .unwrap_or(1));
             }
+            confinement::explain(status);
             if let Some(program) = self.previous_program.take() {
                 tracing::error!("the new program's worker ended before it served; the one before it is started again");
                 self.holdings.program = program;

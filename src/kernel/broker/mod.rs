@@ -15,6 +15,7 @@
 //! | `file_system` | new file systems, in the target's namespaces |
 //! | `serve` | the helper's own loop |
 //! | `last_deed` | answering for a supervisor that has ended |
+//! | `starter` | who starts helpers |
 //!
 //! Invariants: the helper has no descriptor of the supervisor's but its socket and the listener of the container that it serves; it enters the namespaces and gives up what
 //! capabilities the target's bounding set lacks before it takes the first request; it ends with its socket. The last
@@ -30,14 +31,11 @@ mod message;
 mod open_flags;
 mod perform;
 mod serve;
+mod starter;
 
 use std::os::fd::AsFd;
 use std::os::fd::BorrowedFd;
 use std::os::fd::OwnedFd;
-use std::os::unix::process::CommandExt;
-use std::process::Child;
-use std::process::Command;
-use std::process::Stdio;
 use std::time::Duration;
 
 use rustix::event::PollFd;
@@ -51,8 +49,6 @@ use crate::kernel::Errno;
 use crate::kernel::fd_passing;
 use crate::kernel::fd_passing::PassingError;
 use crate::kernel::foreign_root::Searched;
-use crate::kernel::pidfd;
-use crate::kernel::pidfd::PidfdError;
 use crate::kernel::pidfd::Process;
 
 pub use crate::kernel::raw::questions::has_x32;
@@ -70,10 +66,13 @@ pub use open_flags::check_open_flags;
 pub use open_flags::check_open_how;
 pub use serve::LAST_DEED_LIMIT;
 pub use serve::serve;
+pub use starter::Starter;
+pub use starter::serve_starts;
 
 use message::Entrance;
 use message::Reply;
 use message::Request;
+use starter::Started;
 
 /// Longest message in either direction: an extended attribute's value (64 KiB, xattr(7)) as text, and room.
 const MAX_MESSAGE_BYTES: usize = 512 * 1024;
@@ -81,7 +80,7 @@ const MAX_MESSAGE_BYTES: usize = 512 * 1024;
 /// What a helper is called in its command line.
 pub const HELPER_NAME: &str = "acctguard-broker";
 
-/// How long a helper may take to close what it has handed over.
+/// How long a helper may take to close what it has handed over, and to end.
 const CLOSE_LIMIT: Duration = Duration::from_secs(10);
 
 /// How long it may take to search directories.
@@ -123,19 +122,18 @@ pub enum BrokerError {
 #[derive(Debug)]
 pub struct Helper {
     socket: OwnedFd,
-    child: Child,
+    started: Started,
     home: Home,
 }
 
 impl Helper {
-    /// Starts `program` with `arguments`, by which it must call [`serve()`], for threads that live in `home`. With a `listener` it
-    /// answers calls by itself when this process has ended before it could ([`Call`]).
+    /// Has `starter` start one, for threads that live in `home`. With a `listener` it answers calls by itself when this process has
+    /// ended before it could ([`Call`]).
     ///
     /// # Errors
     /// [`BrokerError::Start`], [`BrokerError::Enter`].
     pub fn start(
-        program: &str,
-        arguments: &[&str],
+        starter: &Starter,
         home: Home,
         listener: Option<BorrowedFd<'_>>,
         limit: Duration,
@@ -147,15 +145,8 @@ impl Helper {
         for end in [&socket, &theirs] {
             rustix::net::sockopt::set_socket_send_buffer_size(end, 2 * MAX_MESSAGE_BYTES).map_err(start)?;
         }
-        let child = Command::new(program)
-            .arg0(HELPER_NAME)
-            .args(arguments)
-            .env_clear()
-            .stdin(Stdio::from(theirs))
-            .stdout(Stdio::null())
-            .spawn()
-            .map_err(BrokerError::Start)?;
-        let helper = Self { socket, child, home };
+        let started = starter.start(theirs)?;
+        let helper = Self { socket, started, home };
         let entrance = Entrance {
             capabilities: helper.home.capabilities,
             has_user: helper.home.has_user,
@@ -176,15 +167,15 @@ impl Helper {
     /// Its process, to end it while somebody else waits for its answer.
     ///
     /// # Errors
-    /// [`PidfdError`].
-    pub fn process(&self) -> Result<Process, PidfdError> {
-        pidfd::open(self.child.id())
+    /// `EMFILE` at the limit of open files.
+    pub fn process(&self) -> Result<Process, Errno> {
+        self.started.process().try_clone()
     }
 
-    /// Its pid.
+    /// Its pid, as this process sees it.
     #[must_use]
     pub fn pid(&self) -> u32 {
-        self.child.id()
+        self.started.pid()
     }
 
     /// Where it lives.
@@ -268,9 +259,7 @@ impl Helper {
 
 impl Drop for Helper {
     fn drop(&mut self) {
-        // it may hang in a call that only a signal ends; a child that is gone already cannot be killed, and needs not be
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.started.end(CLOSE_LIMIT);
     }
 }
 

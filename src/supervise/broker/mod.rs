@@ -34,6 +34,7 @@ use crate::kernel::broker::Helper;
 use crate::kernel::broker::Home;
 use crate::kernel::broker::Mount;
 use crate::kernel::broker::Operation as Deed;
+use crate::kernel::broker::Starter;
 use crate::kernel::foreign_root::Searched;
 use crate::kernel::interruption::Watch;
 use crate::kernel::seccomp_notify::Answer;
@@ -62,15 +63,6 @@ const STEP: Duration = Duration::from_millis(5);
 const LONG_PATIENCE: Duration = Duration::from_secs(30);
 /// Bit of CAP_DAC_READ_SEARCH (linux/capability.h).
 const CAP_DAC_READ_SEARCH: u32 = 2;
-
-/// What runs as a helper.
-#[derive(Debug, Clone)]
-pub struct HelperProgram {
-    /// Program.
-    pub path: String,
-    /// Arguments by which it calls [`crate::kernel::broker::serve()`].
-    pub arguments: Vec<String>,
-}
 
 /// Why a call could not be carried out, though the process itself might have.
 #[derive(Debug, thiserror::Error)]
@@ -120,7 +112,7 @@ pub enum CarriedOut {
 /// Carries out the calls that one listener delivers.
 #[derive(Debug)]
 pub struct Broker {
-    program: HelperProgram,
+    starter: Starter,
     helpers: Vec<Helper>,
     /// Of threads that made a call lately.
     statuses: VecDeque<StatusFile>,
@@ -161,10 +153,10 @@ impl Caller {
 }
 
 impl Broker {
-    /// A broker without helpers yet.
+    /// A broker without helpers yet; `starter` starts them.
     #[must_use]
-    pub fn new(program: HelperProgram) -> Self {
-        Self { program, helpers: Vec::new(), statuses: VecDeque::new(), waiting: Waiting::default(), in_flight: None }
+    pub fn new(starter: Starter) -> Self {
+        Self { starter, helpers: Vec::new(), statuses: VecDeque::new(), waiting: Waiting::default(), in_flight: None }
     }
 
     /// The same, for calls that outlive this process.
@@ -321,9 +313,8 @@ impl Broker {
                 if self.helpers.len() >= MAX_HELPERS {
                     self.helpers.remove(0);
                 }
-                let arguments: Vec<&str> = self.program.arguments.iter().map(String::as_str).collect();
                 let listener = Some(work.listener.as_fd());
-                self.helpers.push(Helper::start(&self.program.path, &arguments, home, listener, START_LIMIT)?);
+                self.helpers.push(Helper::start(&self.starter, home, listener, START_LIMIT)?);
             }
         }
         let helper = self.helpers.last().ok_or(BrokerError::Gone)?;
