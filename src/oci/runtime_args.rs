@@ -67,6 +67,8 @@ pub struct CommandLine {
     pub preserve_fds_at: Vec<Words>,
     /// Where `--process` stands there.
     pub process_at: Vec<Words>,
+    /// Whether the command has an option that nobody knows, and whose next word may be its value or not.
+    pub has_unknown_option: bool,
 }
 
 /// Options of create, run, restore and exec.
@@ -235,6 +237,7 @@ impl CommandLine {
             uncertain |= unknown;
             position += usize::from(takes_next);
         }
+        self.has_unknown_option = uncertain;
         self.positional(positional, uncertain);
     }
 
@@ -251,10 +254,13 @@ impl CommandLine {
     }
 
     /// Whether [`CommandLine::with`] can put another process in the place of the one asked for: letters put together cannot
-    /// be taken apart.
+    /// be taken apart, and behind an option that nobody knows it cannot be told where the words of an exec begin.
     #[must_use]
     pub fn process_can_be_replaced(&self) -> bool {
-        self.options.process.is_none() || !self.process_at.is_empty()
+        match &self.options.process {
+            Some(_) => !self.process_at.is_empty(),
+            None => !self.has_unknown_option,
+        }
     }
 
     /// The line with `--preserve-fds COUNT` when given, and with `--process FILE` in the place of a process file or of the words of an
