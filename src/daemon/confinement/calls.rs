@@ -88,7 +88,7 @@ const YOUNG: [(&str, i32); 15] = [
 const UNBORN: std::ops::Range<i32> = 472..560;
 
 /// `SECCOMP_IOCTL_NOTIF_*` and what asks about descriptors (linux/seccomp.h, asm-generic/ioctls.h).
-const COMMANDS: [u64; 11] = [
+const COMMANDS: [u64; 16] = [
     libc::SECCOMP_IOCTL_NOTIF_RECV,
     libc::SECCOMP_IOCTL_NOTIF_SEND,
     libc::SECCOMP_IOCTL_NOTIF_ID_VALID,
@@ -101,6 +101,13 @@ const COMMANDS: [u64; 11] = [
     // TCGETS2, which isatty(3) asks from glibc 2.42 on
     0x802C_542A,
     libc::TIOCGWINSZ,
+    // which interface an address is of, netdevice(7): what resolving a receiver's name may ask
+    // SIOCGIFNAME, SIOCGIFCONF, SIOCGIFFLAGS, SIOCGIFADDR, SIOCGIFINDEX (linux/sockios.h)
+    0x8910,
+    0x8912,
+    0x8913,
+    0x8915,
+    0x8933,
 ];
 
 /// Naming threads and memory, and giving up more.
