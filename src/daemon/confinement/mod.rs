@@ -12,7 +12,7 @@
 //!
 //! The order of birth is keeper, worker, starter, helper, and what a process took from itself its children never get back
 //! (seccomp(2), capabilities(7)). So the worker starts the starter before it confines itself, and the keeper keeps what helpers
-//! need. A call that is not allowed ends the process ([`calls`]), the kernel logs it (audit record type 1326, with the call's number), and the keeper says so and starts another worker.
+//! need. A call that is not allowed ends the process (`calls`), the kernel logs it (audit record type 1326, with the call's number), and the keeper says so and starts another worker.
 //!
 //! Landlock for the whole worker would end the supervision. A process in a Landlock domain may look into no process outside it (landlock(7), "Ptrace
 //! restrictions"), whatever rights the domain handles and whatever capabilities the process has: measured on Linux 6.18 with a domain that handles
