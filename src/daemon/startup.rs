@@ -19,6 +19,7 @@ use crate::config::Config;
 use crate::config::findings;
 use crate::control::client::ClientError;
 use crate::daemon::confinement;
+use crate::daemon::confinement::Otherwise;
 use crate::daemon::keeper;
 use crate::daemon::keeper::Holdings;
 use crate::daemon::keeper::Keeper;
@@ -45,6 +46,8 @@ use crate::sinks::syslog::FacilityError;
 pub const BE_A_HELPER: &str = "--helper";
 /// The argument that makes this program start helpers.
 pub const BE_A_STARTER: &str = "--starter";
+/// The argument that makes it, or a worker, fail where it would be ended.
+pub const REFUSING: &str = "--refusing";
 
 const EXIT_FAILURE: u8 = 1;
 const EXIT_USAGE: u8 = 64;
@@ -82,6 +85,15 @@ struct Arguments {
     /// Start helpers of the broker; used by the worker only
     #[arg(long, hide = true)]
     starter: bool,
+    /// Have system calls that are not needed fail, in place of ending the process; used with --worker and --starter
+    #[arg(long, hide = true)]
+    refusing: bool,
+}
+
+impl Arguments {
+    const fn otherwise(&self) -> Otherwise {
+        if self.refusing { Otherwise::Refuse } else { Otherwise::End }
+    }
 }
 
 /// What a running daemon is told.
@@ -159,8 +171,9 @@ pub fn main() -> ExitCode {
     log::start();
     abort_on_panic();
     if arguments.starter {
-        confinement::confine_starter();
-        broker::serve_starts(std::io::stdin().as_fd(), "/proc/self/exe", &[BE_A_HELPER]);
+        confinement::confine_starter(arguments.otherwise());
+        let told = |status| confinement::explain("a helper", status);
+        broker::serve_starts(std::io::stdin().as_fd(), "/proc/self/exe", &[BE_A_HELPER], told);
         return ExitCode::SUCCESS;
     }
     let outcome = match arguments.order {
@@ -196,7 +209,7 @@ fn work(arguments: &Arguments) -> Result<u8, StartError> {
     handled_signals().thread_block().map_err(StartError::Signals)?;
     name_process("acctguard-work");
     let config = load(arguments)?;
-    worker_process::run(config, arguments.stored)?;
+    worker_process::run(config, arguments.stored, arguments.otherwise())?;
     Ok(0)
 }
 
@@ -224,6 +237,7 @@ fn stand_by(arguments: &Arguments) -> Result<u8, StartError> {
         pid_file: config.pid_file(),
         configuration: config.file.clone().unwrap_or_default(),
     };
+    confinement::confine_standby();
     let Some(keeper) = standby::sleep(keeper, start, signals)? else { return Ok(0) };
     Ok(end(&config, keeper.run()?))
 }

@@ -12,6 +12,7 @@ use std::time::Duration;
 use crate::config::Config;
 use crate::config::SinkConfig;
 use crate::daemon::confinement;
+use crate::daemon::confinement::Otherwise;
 use crate::daemon::confinement::writing;
 use crate::daemon::confinement::writing::Places;
 use crate::daemon::control_server;
@@ -117,14 +118,15 @@ struct Inheritance {
 }
 
 /// Serves until the keeper says stop. `stored`: should the keeper be gone, a service manager gives everything to another.
+/// `otherwise`: what becomes of system calls that no worker needs.
 ///
 /// # Errors
 /// [`WorkerError`] when it cannot begin.
-pub fn run(config: Config, stored: bool) -> Result<(), WorkerError> {
+pub fn run(config: Config, stored: bool, otherwise: Otherwise) -> Result<(), WorkerError> {
     let keeper = rustix::io::fcntl_dupfd_cloexec(std::io::stdin().as_fd(), 3)
         .map_err(|errno| WorkerError::Line(errno.into()))?;
-    let starter = Starter::apart("/proc/self/exe", &[startup::BE_A_STARTER], "acctguard-starter")?;
-    confinement::confine_worker(&config);
+    let starter = start_starter(otherwise)?;
+    confinement::confine_worker(&config, otherwise);
     let Sockets { listener_socket, control_socket, area } = sockets(&keeper)?;
     let store = Arc::new(open_store(&config)?);
     let policies = service::first_policies(&config)?;
@@ -159,6 +161,13 @@ pub fn run(config: Config, stored: bool) -> Result<(), WorkerError> {
     Ok(())
 }
 
+/// What the worker starts while it is as free as helpers have to be.
+fn start_starter(otherwise: Otherwise) -> Result<Starter, WorkerError> {
+    let refusing = (otherwise == Otherwise::Refuse).then_some(startup::REFUSING);
+    let arguments: Vec<&str> = std::iter::once(startup::BE_A_STARTER).chain(refusing).collect();
+    Ok(Starter::apart("/proc/self/exe", &arguments, "acctguard-starter")?)
+}
+
 /// The store's threads can write to the daemon's own directories only.
 fn open_store(config: &Config) -> Result<Store, WorkerError> {
     let retention = Retention::new(config.retention_days, config.store_max_mib);
@@ -170,7 +179,9 @@ fn open_store(config: &Config) -> Result<Store, WorkerError> {
 fn start_journal(config: &Config, store: &Arc<Store>) -> Result<Arc<Journal>, WorkerError> {
     let host = crate::config::node::host(config);
     let refuge = housekeeping::refuge(config);
-    Journal::start(Arc::clone(store), host, refuge, journal::MEMORY_BYTES).map_err(WorkerError::Thread)
+    let start = || Journal::start(Arc::clone(store), host, refuge, journal::MEMORY_BYTES);
+    let started = writing::confined_to(&Places::of_store(config), start);
+    started.unwrap_or_else(|_| Err(std::io::ErrorKind::Other.into())).map_err(WorkerError::Thread)
 }
 
 /// A sink's thread can write to its own directory, too.

@@ -67,6 +67,8 @@ pub struct CommandLine {
     pub preserve_fds_at: Vec<Words>,
     /// Where `--process` stands there.
     pub process_at: Vec<Words>,
+    /// Whether `--process` is a letter behind others, so that it stands in no word of its own.
+    pub process_in_letters: bool,
     /// Whether the command has an option that nobody knows, and whose next word may be its value or not.
     pub has_unknown_option: bool,
 }
@@ -258,7 +260,7 @@ impl CommandLine {
     #[must_use]
     pub fn process_can_be_replaced(&self) -> bool {
         match &self.options.process {
-            Some(_) => !self.process_at.is_empty(),
+            Some(_) => !self.process_at.is_empty() && !self.process_in_letters,
             None => !self.has_unknown_option,
         }
     }
@@ -318,8 +320,11 @@ impl CommandLine {
     fn letters(&mut self, option: &Word<'_>, next: Option<&OsString>) -> (bool, bool) {
         let mut rest = option.name;
         while let Some(letter) = rest.get(..1) {
+            let is_first = rest.len() == option.name.len();
             rest = rest.get(1..).unwrap_or_default();
-            match look_up(letter, &COMMAND_WITH_VALUE, &COMMAND_WITHOUT_VALUE) {
+            let known = look_up(letter, &COMMAND_WITH_VALUE, &COMMAND_WITHOUT_VALUE);
+            self.process_in_letters |= !is_first && matches!(known, Known::WithValue("process" | "p"));
+            match known {
                 Known::WithValue(name) if rest.is_empty() && option.value.is_none() => {
                     if let Some(next) = next {
                         self.set(name, next.as_bytes());

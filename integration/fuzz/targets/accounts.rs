@@ -58,8 +58,10 @@ fn no_hash_is_told(databases: &Databases, data: &[u8], told: &str) {
         let hash = &entry.password;
         let is_long = hash.len() >= 8 && hash.iter().all(|byte| byte.is_ascii_graphic() && !b"\"\\".contains(byte));
         let field = [b":", hash.as_slice(), b":"].concat();
+        // without it, it may be one of our own words, such as the name of a database
+        let is_crypt = hash.contains(&b'$');
         let only_there = occurrences(data, hash) == 1 && occurrences(data, &field) == 1;
-        if is_long && only_there && Password::of_field(hash) == Password::Set {
+        if is_long && is_crypt && only_there && Password::of_field(hash) == Password::Set {
             assert_eq!(occurrences(told.as_bytes(), hash), 0, "a hash is told: {told}");
         }
     }

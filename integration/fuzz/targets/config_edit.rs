@@ -7,7 +7,7 @@ use acctguard::model::policy::Ground;
 use acctguard::oci::launcher_edit::{self, Launcher};
 use acctguard::oci::seccomp_closed::UnknownCalls;
 use acctguard::oci::seccomp_merge::Listener;
-use acctguard::oci::spec_edit::{self, Edit, Interception, Placement};
+use acctguard::oci::spec_edit::{self, Edit, Interception, Placement, Signals};
 use serde_json::Value;
 
 const LISTENER: Listener<'static> = Listener { path: "/run/acctguard/listener.sock", metadata: "acctguard/1" };
@@ -29,6 +29,7 @@ pub fn check(data: &[u8]) {
             _ => Interception::Install,
         },
         unknown_calls: if asked & 16 != 0 { UnknownCalls::Refused } else { UnknownCalls::AsProfile },
+        signals: if asked & 32 != 0 { Signals::Wait } else { Signals::Cancel { reason: "an old runtime" } },
         placement: (asked & 4 != 0).then_some(placement),
     };
     let Ok(edited) = spec_edit::edit(&spec, &edit) else { return };

@@ -18,10 +18,14 @@ pub fn check(data: &[u8]) {
     let shown = redact::argv(&argv);
     assert_eq!(shown.len(), argv.len());
     let hash = HASHES[usize::from(*which) % HASHES.len()];
+    let secret = &hash[hash.len() - 20..];
+    // part of a hash alone is none
+    if argv.iter().any(|word| word.contains(secret)) {
+        return;
+    }
     argv.insert(usize::from(*at) % (argv.len() + 1), hash.to_owned());
     let shown = redact::argv(&argv);
     assert_eq!(shown.len(), argv.len());
-    let secret = &hash[hash.len() - 20..];
     assert!(!shown.iter().any(|word| word.contains(secret)), "{shown:?}");
     let told = serde_json::to_string(&arguments::from_arguments(&argv)).expect("changes have a JSON form");
     assert!(!told.contains(secret), "{told}");

@@ -1,7 +1,7 @@
 //! Which system calls our processes make, in groups, and the filters of them.
 //!
-//! What is missing here ends the process that makes it, so each group has what its library functions do in other versions, too:
-//! glibc 2.31 to 2.42 for `EVERY` (clone3, rseq, futex_waitv, map_shadow_stack and their like), SQLite 3.40 and later for `WRITES`. Found
+//! What is missing here ends the process that makes it, or is refused ([`Otherwise`]), so each group has what its library functions do
+//! in other versions, too: glibc 2.31 to 2.42 for `EVERY` (clone3, rseq, futex_waitv, map_shadow_stack and their like), SQLite 3.40 and later for `WRITES`. Found
 //! by reading and by running the tests on real runtimes with `SCMP_ACT_LOG` for the default action. A test makes sure that no group names a call that no Linux has.
 //!
 //! | call | condition | why |
@@ -142,6 +142,24 @@ pub(super) enum Whose {
     Keeper,
 }
 
+/// What becomes of a call that is not allowed. The kernel logs either (audit record type 1326).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Otherwise {
+    /// It ends the whole process.
+    End,
+    /// It fails with `EPERM`.
+    Refuse,
+}
+
+impl Otherwise {
+    fn action(self) -> ScmpAction {
+        match self {
+            Self::End => ScmpAction::KillProcess,
+            Self::Refuse => ScmpAction::Errno(libc::EPERM),
+        }
+    }
+}
+
 impl Whose {
     const fn groups(self) -> &'static [&'static str] {
         match self {
@@ -152,14 +170,30 @@ impl Whose {
     }
 }
 
-/// The filter, to be loaded: what is not allowed ends the whole process.
-pub(super) fn filter(whose: Whose, process: u32) -> Result<ScmpFilterContext, SeccompError> {
-    filter_or(ScmpAction::KillProcess, whose, process)
+/// The filter of what is answered as by a kernel that does not have it; all else is left to [`filter`]. It is one of its own because
+/// refusals are logged by the filter, and these are none.
+pub(super) fn absent() -> Result<ScmpFilterContext, SeccompError> {
+    let mut filter = ScmpFilterContext::new(ScmpAction::Allow)?;
+    filter.set_act_badarch(ScmpAction::Allow)?.set_ctl_nnp(true)?.set_ctl_tsync(true)?;
+    for call in absent_calls() {
+        filter.add_rule(ScmpAction::Errno(libc::ENOSYS), call)?;
+    }
+    Ok(filter)
 }
 
-fn filter_or(default: ScmpAction, whose: Whose, process: u32) -> Result<ScmpFilterContext, SeccompError> {
+fn absent_calls() -> impl Iterator<Item = ScmpSyscall> {
+    std::iter::once(number_of("clone3")).chain(UNBORN.map(ScmpSyscall::from_raw_syscall))
+}
+
+/// The filter of what `whose` processes call.
+pub(super) fn filter(whose: Whose, otherwise: Otherwise, process: u32) -> Result<ScmpFilterContext, SeccompError> {
+    let default = otherwise.action();
     let mut filter = ScmpFilterContext::new(default)?;
     filter.set_act_badarch(default)?.set_ctl_nnp(true)?.set_ctl_tsync(true)?;
+    if otherwise == Otherwise::Refuse {
+        // Linux 4.14; without it, the process itself tells of its failure
+        let _ = filter.set_ctl_log(true);
+    }
     // a tree in place of a list: the frequent calls are found as fast as the others. Newer than libseccomp 2.5 it is not needed
     let _ = filter.set_ctl_optimize(2);
     let conditional = ["clone", "clone3"];
@@ -168,9 +202,8 @@ fn filter_or(default: ScmpAction, whose: Whose, process: u32) -> Result<ScmpFilt
             filter.add_rule(ScmpAction::Allow, call)?;
         }
     }
-    filter.add_rule(ScmpAction::Errno(libc::ENOSYS), number_of("clone3"))?;
-    for unborn in UNBORN {
-        filter.add_rule(ScmpAction::Errno(libc::ENOSYS), ScmpSyscall::from_raw_syscall(unborn))?;
+    for call in absent_calls() {
+        filter.add_rule(ScmpAction::Allow, call)?;
     }
     match whose {
         Whose::Worker { internet } => allow_conditionally(&mut filter, internet, process)?,

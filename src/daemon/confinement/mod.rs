@@ -1,18 +1,25 @@
 //! What our own processes take from themselves, so that a mistake in one of them is worth little to whoever finds it.
 //!
-//! | | keeper | starter of helpers, and they | worker |
+//! | | keeper and second keeper | starter of helpers, and they | worker |
 //! | --- | --- | --- | --- |
 //! | no_new_privs (PR_SET_NO_NEW_PRIVS(2const)) | yes | yes | yes |
 //! | no core dump, by size and by PR_SET_DUMPABLE(2const) | yes | size | yes |
 //! | no memory that becomes executable (PR_SET_MDWE(2const), Linux 6.3) | yes | yes | yes |
-//! | capabilities in effect | none | [`HELPERS`], a helper: of them what its target has | [`WORKER`] |
-//! | bounding and permitted set | [`HELPERS`] | [`HELPERS`] | [`WORKER`] |
+//! | capabilities in effect | [`KEEPER`] | all; a helper: what its target has | [`WORKER`] |
+//! | bounding and permitted set | all | all | [`WORKER`] |
 //! | seccomp(2) | what any of them does | what it and helpers do | what the worker does |
 //! | Landlock | no | no: a sealed process cannot mount | threads that only write |
 //!
 //! The order of birth is keeper, worker, starter, helper, and what a process took from itself its children never get back
 //! (seccomp(2), capabilities(7)). So the worker starts the starter before it confines itself, and the keeper keeps what helpers
-//! need. A call that is not allowed ends the process (`calls`), the kernel logs it (audit record type 1326, with the call's number), and the keeper says so and starts another worker.
+//! need: what its filter refuses, no worker can do, a newer one either (`acctguard-daemon upgrade`).
+//!
+//! A helper must have every capability that its target has, those that concern no file among them: who opens `/proc/PID/mem` needs all that
+//! PID has (ptrace(2), "Ptrace access mode checking"; security/commoncap.c, `cap_ptrace_access_check`). Privileged containers have all.
+//!
+//! A call that is not allowed (`calls`) ends worker, starter and helper, the kernel logs it (audit record type 1326, with the call's
+//! number), and the keeper says so and starts another worker. For that one, and for the keepers always, such a call fails with EPERM instead,
+//! and is logged all the same: a mistake in the list must cost no container more than a call.
 //!
 //! Landlock for the whole worker would end the supervision. A process in a Landlock domain may look into no process outside it (landlock(7), "Ptrace
 //! restrictions"), whatever rights the domain handles and whatever capabilities the process has: measured on Linux 6.18 with a domain that handles
@@ -28,7 +35,6 @@ pub mod keeper;
 pub mod worker;
 pub mod writing;
 
-use std::collections::HashSet;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 
@@ -44,11 +50,13 @@ use crate::kernel::Errno;
 use crate::kernel::raw::questions;
 use crate::model::diagnostic::chain;
 
+pub use calls::Otherwise;
 pub use keeper::confine_keeper;
+pub use keeper::confine_standby;
 pub use keeper::confine_starter;
 pub use worker::confine_worker;
 
-/// What the worker needs, and what for.
+/// What the worker needs, and what for. The worker alone: what others start needs all that containers may have.
 pub const WORKER: [Capability; 6] = [
     // fanotify_init(2) for events that tell the process; the audit log's multicast group in an unprivileged network namespace
     Capability::CAP_SYS_ADMIN,
@@ -64,42 +72,12 @@ pub const WORKER: [Capability; 6] = [
     Capability::CAP_AUDIT_CONTROL,
 ];
 
-/// What a helper may need: it acts with what its target has of these. The worker's are among them. Left out is what has nothing to do with files, or
-/// is checked of the process that makes the call, never of who opened the file: modules, reboot, time, raw sockets, process accounting.
-pub const HELPERS: [Capability; 28] = [
-    Capability::CAP_SYS_ADMIN,
-    Capability::CAP_SYS_PTRACE,
+/// What the keepers have in effect themselves. Both only read, or lift a limit.
+pub const KEEPER: [Capability; 2] = [
+    // the installed program, wherever it is (`acctguard-daemon upgrade`)
     Capability::CAP_DAC_READ_SEARCH,
-    Capability::CAP_KILL,
-    Capability::CAP_AUDIT_READ,
-    Capability::CAP_AUDIT_CONTROL,
-    // taking what the worker does not need out of its bounding set (PR_CAPBSET_DROP(2const)), and file capabilities' users' namespaces
-    Capability::CAP_SETPCAP,
-    // setns(2) into a mount namespace
-    Capability::CAP_SYS_CHROOT,
-    // being somebody else
-    Capability::CAP_SETUID,
-    Capability::CAP_SETGID,
-    // files: owners, modes, special files, attributes, leases, quotas
-    Capability::CAP_CHOWN,
-    Capability::CAP_DAC_OVERRIDE,
-    Capability::CAP_FOWNER,
-    Capability::CAP_FSETID,
-    Capability::CAP_MKNOD,
-    Capability::CAP_SETFCAP,
-    Capability::CAP_LINUX_IMMUTABLE,
-    Capability::CAP_LEASE,
+    // as many descriptors on the way to worker and second keeper as there are (unix(7), `ETOOMANYREFS`)
     Capability::CAP_SYS_RESOURCE,
-    Capability::CAP_MAC_ADMIN,
-    Capability::CAP_MAC_OVERRIDE,
-    // files of procfs, sysfs and devtmpfs that ask at open(2) who opens them
-    Capability::CAP_NET_ADMIN,
-    Capability::CAP_SYS_RAWIO,
-    Capability::CAP_SYS_NICE,
-    Capability::CAP_SYS_TTY_CONFIG,
-    Capability::CAP_SYSLOG,
-    Capability::CAP_PERFMON,
-    Capability::CAP_BPF,
 ];
 
 /// A step of confining that the kernel did not take.
@@ -144,35 +122,53 @@ fn rule_out_writable_code() -> Result<(), ConfinementError> {
     questions::refuse_writable_code().map_err(ConfinementError::WritableCode)
 }
 
-/// Keeps no capability but `kept` in the bounding and permitted set, and `effective` of them in effect; of each what was there.
-fn keep_capabilities(kept: &[Capability], effective: &[Capability]) -> Result<(), ConfinementError> {
+/// Keeps no capability but `kept`: in effect, permitted and in the bounding set, of each what was there.
+fn keep_capabilities(kept: &[Capability]) -> Result<(), ConfinementError> {
     let failed = ConfinementError::Capabilities;
     let kept: CapsHashSet = kept.iter().copied().collect();
-    caps::clear(None, CapSet::Ambient).map_err(failed)?;
     for excess in caps::read(None, CapSet::Bounding).map_err(failed)?.difference(&kept) {
         caps::drop(None, CapSet::Bounding, *excess).map_err(failed)?;
     }
-    let permitted: CapsHashSet =
-        caps::read(None, CapSet::Permitted).map_err(failed)?.intersection(&kept).copied().collect();
-    let effective: CapsHashSet =
-        effective.iter().copied().collect::<HashSet<_>>().intersection(&permitted).copied().collect();
-    caps::clear(None, CapSet::Inheritable).map_err(failed)?;
-    caps::set(None, CapSet::Effective, &effective).map_err(failed)?;
+    let permitted = put_in_effect(&kept)?;
     caps::set(None, CapSet::Permitted, &permitted).map_err(failed)
 }
 
+/// Has `effective` in effect and nothing else, of them what is permitted, which is returned. What this process starts as root has all that
+/// is permitted (capabilities(7), "Capabilities and execution of programs by root").
+fn put_in_effect(effective: &CapsHashSet) -> Result<CapsHashSet, ConfinementError> {
+    let failed = ConfinementError::Capabilities;
+    caps::clear(None, CapSet::Ambient).map_err(failed)?;
+    caps::clear(None, CapSet::Inheritable).map_err(failed)?;
+    let permitted = caps::read(None, CapSet::Permitted).map_err(failed)?;
+    let effective: CapsHashSet = permitted.intersection(effective).copied().collect();
+    caps::set(None, CapSet::Effective, &effective).map_err(failed)?;
+    Ok(effective)
+}
+
 /// Lets this process make no system call but those of `whose`. Sets no_new_privs; for every thread.
-fn refuse_calls(whose: Whose) -> Result<(), ConfinementError> {
-    let filter = calls::filter(whose, std::process::id()).map_err(ConfinementError::Calls)?;
+fn refuse_calls(whose: Whose, otherwise: Otherwise) -> Result<(), ConfinementError> {
+    calls::absent().and_then(|filter| filter.load()).map_err(ConfinementError::Calls)?;
+    let filter = calls::filter(whose, otherwise, std::process::id()).map_err(ConfinementError::Calls)?;
     filter.load().map_err(ConfinementError::Calls)
 }
 
-/// Says that a worker that ended with `status` made a call that its filter does not allow, if it did.
-pub fn explain(status: ExitStatus) {
+/// Says that a process of ours, `what`, made a call that its filter does not allow, if that is why it ended with `status`.
+pub fn explain(what: &str, status: ExitStatus) {
     if status.signal() == Some(nix::libc::SIGSYS) {
         tracing::error!(
-            "the worker made a system call that it never needs: a mistake in acctguard, or somebody else's code in it; the kernel's log names the call (audit record type 1326, sig=31); keep it, and report it"
+            "{what} made a system call that it never needs: a mistake in acctguard, or somebody else's code in it; the kernel's log names the call (audit record type 1326, sig=31); keep it, and report it"
         );
+    }
+}
+
+/// What a worker does about a forbidden call when the one before it ended with `status`. A call that a mistake of ours forbids would
+/// be made again by each worker that goes on with what the last one left: it fails for the next, and no container waits for ever.
+/// SIGABRT: what starts helpers may have ended so, and its worker with it.
+#[must_use]
+pub fn after(status: ExitStatus, before: Otherwise) -> Otherwise {
+    match status.signal() {
+        Some(nix::libc::SIGSYS | nix::libc::SIGABRT) => Otherwise::Refuse,
+        _ => before,
     }
 }
 

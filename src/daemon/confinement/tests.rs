@@ -50,12 +50,22 @@ fn mask(capabilities: &[Capability]) -> String {
     format!("{:016x}", kept.fold(0, |mask, capability| mask | capability.bitmask()))
 }
 
+/// What this machine's root has.
+fn all() -> String {
+    let had = caps::read(None, CapSet::Bounding).expect("bounding set");
+    format!("{:016x}", had.iter().fold(0, |mask, capability| mask | capability.bitmask()))
+}
+
 /// The exit code of a confined child: the number of the check that failed, 0 when none did.
 fn worker_child(sinks: Vec<SinkConfig>, checks: impl FnOnce(&Config) -> Vec<bool>) -> i32 {
+    worker_child_or(Otherwise::End, sinks, checks)
+}
+
+fn worker_child_or(otherwise: Otherwise, sinks: Vec<SinkConfig>, checks: impl FnOnce(&Config) -> Vec<bool>) -> i32 {
     let folder = tempfile::tempdir().expect("folder");
     let config = config(folder.path(), sinks);
     fork_for_test(move || {
-        confine_worker(&config);
+        confine_worker(&config, otherwise);
         let failed = checks(&config).iter().position(|held| !held);
         failed.map_or(0, |position| i32::try_from(position).unwrap_or(90) + 1)
     })
@@ -173,6 +183,33 @@ fn a_worker_that_does_what_it_never_does_is_ended() {
     assert_eq!(by_thread, ENDED_BY_SIGSYS, "by a thread");
 }
 
+/// After a worker that was ended: the same calls fail, and the process goes on.
+#[test]
+fn a_worker_that_follows_an_ended_one_is_refused_the_same_calls() {
+    let outcome = worker_child_or(Otherwise::Refuse, Vec::new(), |_| {
+        vec![
+            call_for_test(libc::SYS_ptrace, [0; 6]) == Err(Errno::PERM),
+            call_for_test(libc::SYS_clone, [17, 0, 0, 0, 0, 0]) == Err(Errno::PERM),
+            call_for_test(libc::SYS_socket, [2, 1, 0, 0, 0, 0]) == Err(Errno::PERM),
+            call_for_test(libc::SYS_clone3, [0; 6]) == Err(Errno::NOSYS),
+            call_for_test(500, [0; 6]) == Err(Errno::NOSYS),
+            call_for_test(libc::SYS_mprotect, [0, 0, 4, 0, 0, 0]) == Err(Errno::ACCESS),
+            std::thread::spawn(|| call_for_test(libc::SYS_ptrace, [0; 6])).join().is_ok_and(|end| end.is_err()),
+        ]
+    });
+    assert_eq!(outcome, 0, "check number {outcome} of the list");
+}
+
+#[test]
+fn who_is_ended_by_a_forbidden_call_is_followed_by_one_that_is_refused_it() {
+    let ended_by = |signal: i32| ExitStatus::from_raw(signal);
+    assert_eq!(after(ended_by(libc::SIGSYS), Otherwise::End), Otherwise::Refuse);
+    assert_eq!(after(ended_by(libc::SIGABRT), Otherwise::End), Otherwise::Refuse);
+    assert_eq!(after(ended_by(libc::SIGKILL), Otherwise::End), Otherwise::End);
+    assert_eq!(after(ended_by(libc::SIGKILL), Otherwise::Refuse), Otherwise::Refuse);
+    assert_eq!(after(ExitStatus::from_raw(1 << 8), Otherwise::End), Otherwise::End);
+}
+
 #[test]
 fn an_internet_socket_is_for_sinks_that_need_one() {
     assert_eq!(worker_child(vec![udp()], |_| vec![call_for_test(libc::SYS_socket, [2, 1, 0, 0, 0, 0]).is_ok()]), 0);
@@ -187,6 +224,28 @@ fn a_sink_among_strangers_keeps_the_right_to_write_there() {
     let expected = mask(&[&WORKER[..], &[Capability::CAP_DAC_OVERRIDE]].concat());
     let outcome = worker_child(vec![sink], |_| vec![status().get("CapEff") == Some(&expected)]);
     assert_eq!(outcome, 0);
+    let own = tempfile::tempdir().expect("folder");
+    let (socket, file) = (own.path().join("socket"), own.path().join("file"));
+    let _listener = std::os::unix::net::UnixListener::bind(&socket).expect("bind");
+    std::fs::write(&file, b"").expect("write");
+    let sinks = || {
+        [
+            SinkConfig::JsonLines { path: file.clone() },
+            SinkConfig::Syslog { address: SyslogAddress::Unix(socket.clone()), facility: "authpriv".to_owned() },
+        ]
+    };
+    let of_root = mask(&WORKER);
+    for sink in sinks() {
+        let outcome = worker_child(vec![sink], |_| vec![status().get("CapEff") == Some(&of_root)]);
+        assert_eq!(outcome, 0, "what belongs to root");
+    }
+    for path in [&socket, &file] {
+        std::os::unix::fs::chown(path, Some(65534), Some(65534)).expect("chown");
+    }
+    for sink in sinks() {
+        let outcome = worker_child(vec![sink], |_| vec![status().get("CapEff") == Some(&expected)]);
+        assert_eq!(outcome, 0, "what belongs to another");
+    }
 }
 
 #[test]
@@ -235,9 +294,9 @@ fn a_keeper_can_do_little_and_starts_what_can_do_more() {
         let own = status();
         let is = |name: &str, value: &str| own.get(name).map(String::as_str) == Some(value);
         let held = [
-            is("CapEff", "0000000000000000"),
-            is("CapPrm", &mask(&HELPERS)),
-            is("CapBnd", &mask(&HELPERS)),
+            is("CapEff", &mask(&KEEPER)),
+            is("CapPrm", &all()),
+            is("CapBnd", &all()),
             is("Seccomp", "2"),
             is("NoNewPrivs", "1"),
             Command::new("/bin/sh").args(["-c", &script]).status().is_ok_and(|status| status.success()),
@@ -252,39 +311,57 @@ fn a_keeper_can_do_little_and_starts_what_can_do_more() {
     assert_eq!(outcome, 0, "check number {outcome} of the list");
     let text = std::fs::read_to_string(told).expect("the child's status");
     let worker = text.lines().find_map(|line| line.strip_prefix("CapEff:\t")).expect("CapEff");
-    assert_eq!(worker, mask(&HELPERS));
-    for (what, number) in
-        [("a trace", libc::SYS_ptrace), ("a module", libc::SYS_init_module), ("a BPF program", libc::SYS_bpf)]
-    {
+    assert_eq!(worker, all());
+    // CLONE_NEWUSER
+    let forbidden: [(&str, i64, u64); 4] = [
+        ("a trace", libc::SYS_ptrace, 0),
+        ("a module", libc::SYS_init_module, 0),
+        ("a BPF program", libc::SYS_bpf, 0),
+        ("a namespace", libc::SYS_clone, 0x1000_0011),
+    ];
+    for (what, number, first) in forbidden {
         let outcome = fork_for_test(move || {
             confine_keeper();
-            i32::from(call_for_test(number, [0; 6]).is_ok())
+            i32::from(call_for_test(number, [first, 0, 0, 0, 0, 0]) != Err(Errno::PERM))
         });
-        assert_eq!(outcome.wait(), ENDED_BY_SIGSYS, "{what}");
+        assert_eq!(outcome.wait(), 0, "{what}");
     }
-    // CLONE_NEWUSER
-    let namespace = fork_for_test(|| {
+}
+
+/// What a confined keeper starts has its filter beside its own: the stricter answer counts (seccomp(2)).
+#[test]
+fn what_a_keeper_starts_can_still_confine_itself() {
+    let folder = tempfile::tempdir().expect("folder");
+    let config = config(folder.path(), vec![udp()]);
+    let outcome = fork_for_test(move || {
         confine_keeper();
-        i32::from(call_for_test(libc::SYS_clone, [0x1000_0011, 0, 0, 0, 0, 0]).is_ok())
+        let worker = fork_for_test(|| {
+            confine_worker(&config, Otherwise::End);
+            let store = Store::open(&config.store_file(), Retention::new(1, 16));
+            let named = std::thread::Builder::new().name("named".to_owned()).spawn(|| 1);
+            if store.is_err() || !named.is_ok_and(|made| made.join().is_ok()) {
+                return 1;
+            }
+            i32::from(call_for_test(libc::SYS_ptrace, [0; 6]).is_ok()) + 2
+        });
+        i32::from(worker.wait() != ENDED_BY_SIGSYS)
     });
-    assert_eq!(namespace.wait(), ENDED_BY_SIGSYS, "a namespace");
+    assert_eq!(outcome.wait(), 0);
+    let second = fork_for_test(|| {
+        confine_keeper();
+        confine_standby();
+        let own = status();
+        let is = |name: &str, value: &str| own.get(name).map(String::as_str) == Some(value);
+        i32::from(!(is("CapEff", &mask(&KEEPER)) && is("CapBnd", &all()) && is("Seccomp_filters", "2")))
+    });
+    assert_eq!(second.wait(), 0);
 }
 
+/// The unit takes no capability away: a container may have any (module's documentation).
 #[test]
-fn what_helpers_need_includes_what_the_worker_needs() {
-    assert!(WORKER.iter().all(|needed| HELPERS.contains(needed)));
-    let distinct: HashSet<Capability> = HELPERS.into_iter().collect();
-    assert_eq!(distinct.len(), HELPERS.len());
-}
-
-/// The unit lets the daemon have what it keeps, and no more.
-#[test]
-fn the_shipped_unit_has_the_same_capabilities() {
+fn the_shipped_unit_leaves_what_containers_may_have() {
     let unit = include_str!("../../../packaging/systemd/acctguard-daemon.service");
-    let named = unit.lines().filter_map(|line| line.strip_prefix("CapabilityBoundingSet="));
-    let allowed: HashSet<String> = named.flat_map(str::split_whitespace).map(str::to_owned).collect();
-    let kept: HashSet<String> = HELPERS.iter().map(ToString::to_string).collect();
-    assert_eq!(allowed, kept);
+    assert!(!unit.lines().any(|line| line.starts_with("CapabilityBoundingSet=")));
     let families = unit.lines().find_map(|line| line.strip_prefix("RestrictAddressFamilies=")).unwrap_or_default();
     assert!(families.split_whitespace().any(|family| family == "AF_NETLINK"), "the audit log is read by netlink(7)");
 }

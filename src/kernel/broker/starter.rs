@@ -14,6 +14,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::process::Child;
 use std::process::Command;
+use std::process::ExitStatus;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,8 +38,8 @@ use crate::kernel::pidfd::Process;
 const START: &[u8] = b"start";
 /// A reply is a number: beside a process descriptor the process's, else an errno.
 const REPLY_BYTES: usize = 4;
-/// How long the process apart may take for one helper.
-const REPLY_LIMIT: Duration = Duration::from_secs(5);
+/// How long the process apart may take for one helper: it starts one at a time, on a machine that may be busy.
+const REPLY_LIMIT: Duration = Duration::from_secs(30);
 
 /// What starts helpers.
 #[derive(Debug, Clone)]
@@ -184,11 +185,18 @@ fn spawn(program: &str, arguments: &[impl AsRef<std::ffi::OsStr>], socket: Owned
         .spawn()
 }
 
-/// Starts `program` with `arguments` as a helper for each request on `line`, until it closes.
-pub fn serve_starts(line: BorrowedFd<'_>, program: &str, arguments: &[&str]) {
+/// Starts `program` with `arguments` as a helper for each request on `line`, until it closes. `ended` is told how each ended.
+pub fn serve_starts(line: BorrowedFd<'_>, program: &str, arguments: &[&str], ended: impl Fn(ExitStatus)) {
     let mut helpers: Vec<(Child, Process)> = Vec::new();
     loop {
-        helpers.retain_mut(|(child, _)| matches!(child.try_wait(), Ok(None)));
+        helpers.retain_mut(|(child, _)| match child.try_wait() {
+            Ok(None) => true,
+            Ok(Some(status)) => {
+                ended(status);
+                false
+            }
+            Err(_) => false,
+        });
         let mut polled = vec![PollFd::from_borrowed_fd(line, PollFlags::IN)];
         polled.extend(helpers.iter().map(|(_, process)| PollFd::new(process, PollFlags::IN)));
         match rustix::event::poll(&mut polled, None) {

@@ -38,7 +38,7 @@ fn here() -> Starter {
 #[test]
 fn be_a_starter() {
     let child = fork_for_test(|| {
-        serve_starts(std::io::stdin().as_fd(), "/proc/self/exe", BE_A_HELPER);
+        serve_starts(std::io::stdin().as_fd(), "/proc/self/exe", BE_A_HELPER, drop);
         0
     });
     assert_eq!(child.wait(), 0);
@@ -50,7 +50,8 @@ fn a_process_apart_starts_helpers_and_ends_with_its_line() {
     let arguments = ["kernel::broker::tests::be_a_starter", "--exact", "--test-threads=1"];
     let starter = Starter::apart("/proc/self/exe", &arguments, "starter").expect("start");
     let home = || Credentials::of_thread(std::process::id()).expect("credentials");
-    let helpers: Vec<Helper> = (0..3).map(|_| Helper::start(&starter, home().1, None, LIMIT).expect("helper")).collect();
+    let helpers: Vec<Helper> =
+        (0..3).map(|_| Helper::start(&starter, home().1, None, LIMIT).expect("helper")).collect();
     let on = directory(folder.path());
     for (index, helper) in helpers.iter().enumerate() {
         let name = format!("file-{index}");
