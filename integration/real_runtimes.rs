@@ -78,6 +78,7 @@ mod calls;
 #[expect(dead_code, reason = "the programs' own command lines")]
 mod chaos;
 mod cli;
+mod confinement;
 mod creation;
 mod daemon;
 mod evasion;

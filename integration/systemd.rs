@@ -27,10 +27,24 @@ struct Manager {
     process: Child,
 }
 
-/// The shipped unit's lines on keeping the daemon running; the others need a system manager.
+/// The shipped unit's lines on keeping the daemon running and on what it may do; the others need a system manager.
 fn unit(node: &Node) -> String {
     let shipped = fs::read_to_string(repository().join("packaging/systemd").join(UNIT)).expect("read the unit");
-    let kept = ["Type=", "NotifyAccess=", "Restart=", "RestartSec=", "KillMode=", "FileDescriptorStoreMax=", "UMask="];
+    let kept = [
+        "Type=",
+        "NotifyAccess=",
+        "Restart=",
+        "RestartSec=",
+        "KillMode=",
+        "FileDescriptorStoreMax=",
+        "UMask=",
+        "NoNewPrivileges=",
+        "LockPersonality=",
+        "MemoryDenyWriteExecute=",
+        "RestrictRealtime=",
+        "RestrictAddressFamilies=",
+        "SystemCallArchitectures=",
+    ];
     let lines: Vec<&str> = shipped.lines().filter(|line| kept.iter().any(|key| line.starts_with(key))).collect();
     assert_eq!(lines.len(), kept.len(), "the unit lacks one of {kept:?}");
     let program = program("acctguard-daemon").display().to_string();

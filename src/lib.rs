@@ -23,6 +23,7 @@
 pub mod cli;
 pub mod config;
 pub mod control;
+#[cfg(feature = "daemon")]
 pub mod daemon;
 pub mod hook;
 pub mod kernel;

@@ -124,7 +124,9 @@ impl Message {
         }
     }
 
-    fn encode(&self) -> Vec<u8> {
+    /// The packet. A label is cut to [`MAX_LABEL_BYTES`].
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
         let (slot, label) = match self {
             Self::Adopt { slot, label } | Self::Hold { slot, label } => (*slot, label.as_slice()),
             Self::NotUpgraded { label } => (0, label.as_slice()),
@@ -137,7 +139,9 @@ impl Message {
         packet
     }
 
-    fn decode(packet: &[u8]) -> Option<Self> {
+    /// What a packet says; `None` when it is none of ours.
+    #[must_use]
+    pub fn decode(packet: &[u8]) -> Option<Self> {
         let (tag, rest) = packet.split_first()?;
         let (number, label) = rest.split_first_chunk::<4>()?;
         let (slot, label) = (u32::from_le_bytes(*number), label.to_vec());

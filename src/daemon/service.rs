@@ -26,6 +26,7 @@ use crate::daemon::registry::Record;
 use crate::daemon::registry::Registry;
 use crate::daemon::registry::start_time;
 use crate::daemon::retirement::Retirement;
+use crate::kernel::broker::Starter;
 use crate::kernel::shared_area::SharedArea;
 use crate::model::event::Container;
 use crate::model::event::Event;
@@ -94,6 +95,8 @@ pub struct Service {
     pub lines: Lines,
     /// The end of a worker that has a successor.
     pub retirement: Retirement,
+    /// What starts the broker's helpers.
+    pub starter: Starter,
     policies: RwLock<PolicySet>,
     ended: Mutex<VecDeque<ContainerId>>,
 }
@@ -113,6 +116,8 @@ pub struct Parts {
     pub lines: Lines,
     /// The end of a worker that has a successor.
     pub retirement: Retirement,
+    /// What starts the broker's helpers.
+    pub starter: Starter,
     /// Policies in force.
     pub policies: PolicySet,
 }
@@ -158,6 +163,7 @@ impl Service {
             stopping: Arc::new(AtomicBool::new(false)),
             lines: parts.lines,
             retirement: parts.retirement,
+            starter: parts.starter,
             policies: RwLock::new(parts.policies),
             ended: Mutex::new(VecDeque::new()),
         }

@@ -1,6 +1,5 @@
 //! From the command line to a running keeper or worker. Always in the foreground, log on standard error.
 
-use std::io::IsTerminal;
 use std::os::fd::AsFd;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -19,6 +18,8 @@ use rustix::process::Rlimit;
 use crate::config::Config;
 use crate::config::findings;
 use crate::control::client::ClientError;
+use crate::daemon::confinement;
+use crate::daemon::confinement::Otherwise;
 use crate::daemon::keeper;
 use crate::daemon::keeper::Holdings;
 use crate::daemon::keeper::Keeper;
@@ -27,6 +28,7 @@ use crate::daemon::keeper::descriptor_store::Stored;
 use crate::daemon::keeper::standby;
 use crate::daemon::keeper::standby::StandbyError;
 use crate::daemon::keeper::table::Table;
+use crate::daemon::log;
 use crate::daemon::places;
 use crate::daemon::places::PlaceError;
 use crate::daemon::service_manager::ServiceManager;
@@ -42,6 +44,10 @@ use crate::sinks::syslog::FacilityError;
 
 /// The argument that makes this program a helper of the broker.
 pub const BE_A_HELPER: &str = "--helper";
+/// The argument that makes this program start helpers.
+pub const BE_A_STARTER: &str = "--starter";
+/// The argument that makes it, or a worker, fail where it would be ended.
+pub const REFUSING: &str = "--refusing";
 
 const EXIT_FAILURE: u8 = 1;
 const EXIT_USAGE: u8 = 64;
@@ -73,9 +79,21 @@ struct Arguments {
     /// Where the program is installed; used with --standby
     #[arg(long, hide = true)]
     installed: Option<PathBuf>,
-    /// Be a helper of the broker; used by the worker only
+    /// Be a helper of the broker; used by what starts them only
     #[arg(long, hide = true)]
     helper: bool,
+    /// Start helpers of the broker; used by the worker only
+    #[arg(long, hide = true)]
+    starter: bool,
+    /// Have system calls that are not needed fail, in place of ending the process; used with --worker and --starter
+    #[arg(long, hide = true)]
+    refusing: bool,
+}
+
+impl Arguments {
+    const fn otherwise(&self) -> Otherwise {
+        if self.refusing { Otherwise::Refuse } else { Otherwise::End }
+    }
 }
 
 /// What a running daemon is told.
@@ -150,8 +168,14 @@ pub fn main() -> ExitCode {
         broker::serve(std::io::stdin().as_fd());
         return ExitCode::SUCCESS;
     }
-    start_log();
+    log::start();
     abort_on_panic();
+    if arguments.starter {
+        confinement::confine_starter(arguments.otherwise());
+        let told = |status| confinement::explain("a helper", status);
+        broker::serve_starts(std::io::stdin().as_fd(), "/proc/self/exe", &[BE_A_HELPER], told);
+        return ExitCode::SUCCESS;
+    }
     let outcome = match arguments.order {
         Some(Order::Upgrade) => load(&arguments).and_then(|config| Ok(upgrade::run(&config).map(|()| 0)?)),
         None if arguments.worker => work(&arguments),
@@ -165,19 +189,6 @@ pub fn main() -> ExitCode {
             ExitCode::from(error.exit_code())
         }
     }
-}
-
-fn start_log() {
-    let filter = tracing_subscriber::EnvFilter::builder()
-        .with_default_directive(tracing::level_filters::LevelFilter::INFO.into())
-        .with_env_var("ACCTGUARD_LOG")
-        .from_env_lossy();
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_target(false)
-        .init();
 }
 
 /// A dead thread would leave its container waiting; a dead process is followed by another.
@@ -198,7 +209,7 @@ fn work(arguments: &Arguments) -> Result<u8, StartError> {
     handled_signals().thread_block().map_err(StartError::Signals)?;
     name_process("acctguard-work");
     let config = load(arguments)?;
-    worker_process::run(config, arguments.stored)?;
+    worker_process::run(config, arguments.stored, arguments.otherwise())?;
     Ok(0)
 }
 
@@ -226,6 +237,7 @@ fn stand_by(arguments: &Arguments) -> Result<u8, StartError> {
         pid_file: config.pid_file(),
         configuration: config.file.clone().unwrap_or_default(),
     };
+    confinement::confine_standby();
     let Some(keeper) = standby::sleep(keeper, start, signals)? else { return Ok(0) };
     Ok(end(&config, keeper.run()?))
 }
@@ -250,6 +262,7 @@ fn keep(arguments: &Arguments) -> Result<u8, StartError> {
     let manager = ServiceManager::from_environment();
     let wants_standby = config.standby.unwrap_or(!manager.is_there());
     let is_managed = manager.is_there();
+    confinement::confine_keeper();
     let code = Keeper::new(holdings, manager, signals, wants_standby).run()?;
     // where the service manager holds them, they are for the next start
     Ok(if is_managed { code } else { end(&config, code) })

@@ -18,7 +18,6 @@ use crate::daemon::post::Begun;
 use crate::daemon::post::Post;
 use crate::daemon::post::Received;
 use crate::daemon::service::Service;
-use crate::daemon::startup;
 use crate::kernel::broker;
 use crate::kernel::pidfd;
 use crate::kernel::pidfd::Process;
@@ -33,7 +32,6 @@ use crate::kernel::shared_area::Entry;
 use crate::model::diagnostic::chain;
 use crate::supervise::Recorder;
 use crate::supervise::broker::Broker;
-use crate::supervise::broker::HelperProgram;
 use crate::supervise::supervisor::Supervisor;
 
 const STACK_BYTES: usize = 256 * 1024;
@@ -159,12 +157,12 @@ fn start(post: &Arc<Post>, turn: u64) -> bool {
     spawned.inspect_err(|error| tracing::error!("cannot make a thread for a listener: {error}")).is_ok()
 }
 
-/// The supervisor of the calls of `post`, whose databases are those of `open`. Its helpers are this program.
+/// The supervisor of the calls of `post`, whose databases are those of `open`.
 fn supervisor(post: &Arc<Post>, open: &Arc<OpenCase>) -> Supervisor {
     let recorder: Arc<dyn Recorder> = Arc::<OpenCase>::clone(open);
     let new = if post.label().runs { Supervisor::adopt } else { Supervisor::new };
-    let program = HelperProgram { path: "/proc/self/exe".to_owned(), arguments: vec![startup::BE_A_HELPER.to_owned()] };
-    let broker = Broker::new(program, Arc::clone(&post.guarded.quota)).in_flight(post.in_flight.clone());
+    let broker =
+        Broker::new(post.service.starter.clone(), Arc::clone(&post.guarded.quota)).in_flight(post.in_flight.clone());
     let others = Others { service: Arc::clone(&post.service), own: post.guarded.id.clone() };
     new(Arc::clone(&post.listener), Arc::clone(&open.case), recorder, post.origin.clone())
         .with_broker(broker)

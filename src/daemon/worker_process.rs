@@ -12,6 +12,11 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use crate::config::Config;
+use crate::config::SinkConfig;
+use crate::daemon::confinement;
+use crate::daemon::confinement::Otherwise;
+use crate::daemon::confinement::writing;
+use crate::daemon::confinement::writing::Places;
 use crate::daemon::control_server;
 use crate::daemon::delivered::Delivered;
 use crate::daemon::delivered::Label;
@@ -35,7 +40,10 @@ use crate::daemon::service::Parts;
 use crate::daemon::service::Service;
 use crate::daemon::service::ServiceError;
 use crate::daemon::shipper;
+use crate::daemon::startup;
 use crate::daemon::worker;
+use crate::kernel::broker::BrokerError;
+use crate::kernel::broker::Starter;
 use crate::kernel::seccomp_notify::Listener;
 use crate::kernel::seccomp_notify::ListenerError;
 use crate::kernel::shared_area::SharedArea;
@@ -82,6 +90,9 @@ pub enum WorkerError {
     /// A sink.
     #[error(transparent)]
     Facility(#[from] FacilityError),
+    /// What starts helpers.
+    #[error("cannot start what starts the broker's helpers")]
+    Starter(#[from] BrokerError),
     /// A thread.
     #[error("cannot make a thread")]
     Thread(#[source] std::io::Error),
@@ -121,20 +132,22 @@ struct Inheritance {
 }
 
 /// Serves until the keeper says stop. `stored`: should the keeper be gone, a service manager gives everything to another.
+/// `otherwise`: what becomes of system calls that no worker needs.
 ///
 /// # Errors
 /// [`WorkerError`] when it cannot begin.
-pub fn run(config: Config, stored: bool) -> Result<(), WorkerError> {
+pub fn run(config: Config, stored: bool, otherwise: Otherwise) -> Result<(), WorkerError> {
     let keeper = rustix::io::fcntl_dupfd_cloexec(std::io::stdin().as_fd(), 3)
         .map_err(|errno| WorkerError::Line(errno.into()))?;
+    let starter = start_starter(otherwise)?;
+    confinement::confine_worker(&config, otherwise);
     let Sockets { listener_socket, control_socket, area } = sockets(&keeper)?;
-    let store = Store::open(&config.store_file(), Retention::new(config.retention_days, config.store_max_mib))?;
+    let store = Arc::new(open_store(&config)?);
     let policies = service::first_policies(&config)?;
-    let store = Arc::new(store);
     let journal = start_journal(&config, &store)?;
     let retirement = Retirement::new().map_err(WorkerError::Line)?;
     let lines = Lines::new(keeper);
-    let service = Arc::new(Service::new(Parts { config, store, journal, area, lines, retirement, policies }));
+    let service = Arc::new(Service::new(Parts { config, store, journal, area, lines, retirement, starter, policies }));
     service.lines.tell(&Message::Prepared).map_err(WorkerError::HandOver)?;
     let Inheritance { heirlooms, second_keeper } = inherit(&service.lines)?;
     readmit_all(&service)?;
@@ -153,10 +166,9 @@ pub fn run(config: Config, stored: bool) -> Result<(), WorkerError> {
     second_keeper.into_iter().for_each(|line| service.lines.set_second_keeper(line));
     housekeeping::take_in_spool(&service);
     for sink in &service.config.sinks {
-        let sink = shipper::sink_of(sink)?;
-        shipper::start(Arc::clone(&service.journal), sink, Arc::clone(&service.stopping))
-            .map_err(WorkerError::Thread)?;
+        start_sink(&service, sink)?;
     }
+    start(&service, "starter", end_with_starter)?;
     start(&service, "listeners", move |service| listener_server::serve(service, &listener_socket))?;
     start(&service, "clients", move |service| control_server::serve(service, &control_socket))?;
     start(&service, "housekeeping", housekeeping::run)?;
@@ -168,10 +180,42 @@ pub fn run(config: Config, stored: bool) -> Result<(), WorkerError> {
     Ok(())
 }
 
+/// What the worker starts while it is as free as helpers have to be.
+fn start_starter(otherwise: Otherwise) -> Result<Starter, WorkerError> {
+    let refusing = (otherwise == Otherwise::Refuse).then_some(startup::REFUSING);
+    let arguments: Vec<&str> = std::iter::once(startup::BE_A_STARTER).chain(refusing).collect();
+    Ok(Starter::apart("/proc/self/exe", &arguments, "acctguard-starter")?)
+}
+
+/// The store's threads can write to the daemon's own directories only.
+fn open_store(config: &Config) -> Result<Store, WorkerError> {
+    let retention = Retention::new(config.retention_days, config.store_max_mib);
+    let open = || Store::open(&config.store_file(), retention);
+    let opened = writing::confined_to(&Places::of_store(config), open);
+    Ok(opened.map_err(|_| WorkerError::Thread(std::io::ErrorKind::Other.into()))??)
+}
+
 fn start_journal(config: &Config, store: &Arc<Store>) -> Result<Arc<Journal>, WorkerError> {
     let host = crate::config::node::host(config);
     let refuge = housekeeping::refuge(config);
-    Journal::start(Arc::clone(store), host, refuge, journal::MEMORY_BYTES).map_err(WorkerError::Thread)
+    let start = || Journal::start(Arc::clone(store), host, refuge, journal::MEMORY_BYTES);
+    let started = writing::confined_to(&Places::of_store(config), start);
+    started.unwrap_or_else(|_| Err(std::io::ErrorKind::Other.into())).map_err(WorkerError::Thread)
+}
+
+/// A sink's thread can write to its own directory, too.
+fn start_sink(service: &Arc<Service>, config: &SinkConfig) -> Result<(), WorkerError> {
+    let sink = shipper::sink_of(config)?;
+    let start = || shipper::start(Arc::clone(&service.journal), sink, Arc::clone(&service.stopping));
+    let started = writing::confined_to(&Places::of_sink(&service.config, config), start);
+    started.unwrap_or_else(|_| Err(std::io::ErrorKind::Other.into())).map_err(WorkerError::Thread)
+}
+
+/// Without what starts helpers no call can be carried out; the next worker has another.
+fn end_with_starter(service: &Arc<Service>) {
+    service.starter.wait_for_end();
+    tracing::error!("the process that starts the broker's helpers is gone, and so is this worker");
+    std::process::abort();
 }
 
 fn start(

@@ -199,9 +199,12 @@ impl AsFd for Watcher {
     }
 }
 
+/// What read(2) tells of.
 #[derive(Debug, PartialEq, Eq)]
-enum Event {
+pub enum Event {
+    /// A change.
     Change(Change),
+    /// Changes were lost.
     Overflow,
 }
 
@@ -215,8 +218,9 @@ fn take<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
     bytes.get(at..at.checked_add(N)?)?.try_into().ok()
 }
 
-/// Splits what read(2) returned into events.
-fn parse(mut bytes: &[u8]) -> Option<VecDeque<Event>> {
+/// Splits what read(2) returned into events (fanotify(7), "Reading fanotify events"); `None` when it is not whole.
+#[must_use]
+pub fn parse(mut bytes: &[u8]) -> Option<VecDeque<Event>> {
     let mut events = VecDeque::new();
     while !bytes.is_empty() {
         let length = usize::try_from(u32::from_ne_bytes(take(bytes, 0)?)).ok()?;

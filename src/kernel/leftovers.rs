@@ -2,10 +2,14 @@
 //! has taken is waited for whatever signal comes; fs/fuse/dev.c, `request_wait_answer`). Whoever lets a child go does not wait for that.
 
 use std::process::Child;
+use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::time::Duration;
 
+use rustix::process::Signal;
+
+use crate::kernel::pidfd::Process;
 use crate::kernel::process::field;
 
 /// Something that is dropped when a child is gone.
@@ -18,26 +22,51 @@ const PAUSE: Duration = Duration::from_millis(1);
 /// Bit of SIGKILL in a set of signals of `/proc/PID/status`.
 const KILL: u64 = 1 << 8;
 
-static LEFT: Mutex<Vec<(Child, Option<Held>)>> = Mutex::new(Vec::new());
+static LEFT: Mutex<Vec<(Leftover, Option<Held>)>> = Mutex::new(Vec::new());
 
-/// Kills `child` and takes its exit status, now or when it has one.
-pub fn end(mut child: Child, held: Option<Held>) {
-    // a child that is gone already cannot be killed, and needs not be
-    let _ = child.kill();
+/// Who is to go.
+#[derive(Debug)]
+pub enum Leftover {
+    /// A child, whose exit status is taken.
+    Child(Child),
+    /// A child of somebody else, who takes its exit status.
+    Process(Arc<Process>),
+}
+
+impl Leftover {
+    /// One that is gone already cannot be killed, and needs not be.
+    fn kill(&mut self) {
+        match self {
+            Self::Child(child) => drop(child.kill()),
+            Self::Process(process) => drop(process.signal(Signal::KILL)),
+        }
+    }
+
+    fn is_there(&mut self) -> bool {
+        match self {
+            Self::Child(child) => matches!(child.try_wait(), Ok(None)),
+            Self::Process(process) => process.still_alive().unwrap_or(false),
+        }
+    }
+}
+
+/// Kills `leftover` and takes leave of it, now or when it is gone.
+pub fn end(mut leftover: Leftover, held: Option<Held>) {
+    leftover.kill();
     for _ in 0..LOOKS {
-        if !matches!(child.try_wait(), Ok(None)) {
+        if !leftover.is_there() {
             return;
         }
         std::thread::sleep(PAUSE);
     }
-    LEFT.lock().unwrap_or_else(PoisonError::into_inner).push((child, held));
+    LEFT.lock().unwrap_or_else(PoisonError::into_inner).push((leftover, held));
     reap();
 }
 
-/// Takes the exit status of those that are gone by now. Their number is bounded by what they hold.
+/// Takes leave of those that are gone by now. Their number is bounded by what they hold.
 pub fn reap() {
     let mut left = LEFT.lock().unwrap_or_else(PoisonError::into_inner);
-    left.retain_mut(|(child, _)| matches!(child.try_wait(), Ok(None)));
+    left.retain_mut(|(leftover, _)| leftover.is_there());
 }
 
 /// Whether nothing of process `pid` will ever run again, though it is not gone: each of its threads is dead, or is killed and sleeps where

@@ -10,8 +10,8 @@
 //! program into a container as a sealed memfd (`crate::runtime_shim`) and puts it in front of the container's own.
 //!
 //! It is to run in any container, so it is built static: `RUSTFLAGS=-Ctarget-feature=+crt-static cargo build --target
-//! x86_64-unknown-linux-gnu --bin acctguard-launch`. The library links libseccomp, so that build needs `libseccomp.a`
-//! (libseccomp-dev); nothing of it ends up in this program.
+//! x86_64-unknown-linux-gnu --no-default-features --bin acctguard-launch`. Without its default features the library has no daemon
+//! and links no libseccomp.
 #![forbid(unsafe_code)]
 
 use std::ffi::OsString;

@@ -20,6 +20,12 @@ pub fn argv(argv: &[String]) -> Vec<String> {
     secrets::words(&environment::words(argv))
 }
 
+/// `text` with every crypt(5) hash in it hidden.
+#[must_use]
+pub fn without_hashes(text: &str) -> String {
+    secrets::hashes(text)
+}
+
 /// Bytes of a container as one line of text: valid UTF-8 stays, everything else (invalid bytes, control characters,
 /// line and paragraph separators, characters that are invisible or turn the reading direction) is escaped as `\xNN` or
 /// `\u{NNNN}`; a backslash becomes `\\`, so that nothing can pose as an escape. Bounded by [`MAX_PRINTABLE_CHARACTERS`].

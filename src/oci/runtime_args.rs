@@ -67,6 +67,10 @@ pub struct CommandLine {
     pub preserve_fds_at: Vec<Words>,
     /// Where `--process` stands there.
     pub process_at: Vec<Words>,
+    /// Whether `--process` is a letter behind others, so that it stands in no word of its own.
+    pub process_in_letters: bool,
+    /// Whether the command has an option that nobody knows, and whose next word may be its value or not.
+    pub has_unknown_option: bool,
 }
 
 /// Options of create, run, restore and exec.
@@ -235,6 +239,7 @@ impl CommandLine {
             uncertain |= unknown;
             position += usize::from(takes_next);
         }
+        self.has_unknown_option = uncertain;
         self.positional(positional, uncertain);
     }
 
@@ -251,10 +256,13 @@ impl CommandLine {
     }
 
     /// Whether [`CommandLine::with`] can put another process in the place of the one asked for: letters put together cannot
-    /// be taken apart.
+    /// be taken apart, and behind an option that nobody knows it cannot be told where the words of an exec begin.
     #[must_use]
     pub fn process_can_be_replaced(&self) -> bool {
-        self.options.process.is_none() || !self.process_at.is_empty()
+        match &self.options.process {
+            Some(_) => !self.process_at.is_empty() && !self.process_in_letters,
+            None => !self.has_unknown_option,
+        }
     }
 
     /// The line with `--preserve-fds COUNT` when given, and with `--process FILE` in the place of a process file or of the words of an
@@ -312,8 +320,11 @@ impl CommandLine {
     fn letters(&mut self, option: &Word<'_>, next: Option<&OsString>) -> (bool, bool) {
         let mut rest = option.name;
         while let Some(letter) = rest.get(..1) {
+            let is_first = rest.len() == option.name.len();
             rest = rest.get(1..).unwrap_or_default();
-            match look_up(letter, &COMMAND_WITH_VALUE, &COMMAND_WITHOUT_VALUE) {
+            let known = look_up(letter, &COMMAND_WITH_VALUE, &COMMAND_WITHOUT_VALUE);
+            self.process_in_letters |= !is_first && matches!(known, Known::WithValue("process" | "p"));
+            match known {
                 Known::WithValue(name) if rest.is_empty() && option.value.is_none() => {
                     if let Some(next) = next {
                         self.set(name, next.as_bytes());

@@ -135,6 +135,9 @@ fn process(call: &Call, spec: &Value) -> Result<Value, String> {
         }
         return Ok(process);
     }
+    if !call.line.process_can_be_replaced() {
+        return Err("behind an option that is not known it cannot be told where its words begin".to_owned());
+    }
     let name = call.real.name();
     let flavour = Flavour::of(&name).ok_or_else(|| format!("what the words of an exec mean to {name} is not known"))?;
     exec_words::process(flavour, spec, options, &call.line.exec_arguments)

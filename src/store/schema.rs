@@ -63,6 +63,10 @@ fn connect(file: &Path, access: OpenFlags) -> Result<Connection, StoreError> {
     let connection =
         Connection::open_with_flags(file, flags).map_err(|error| StoreError::from_sql("open", file, error))?;
     connection.busy_timeout(BUSY_TIMEOUT).map_err(|error| StoreError::from_sql("open", file, error))?;
+    // no file in /tmp, which the daemon's threads that write may not write to (https://sqlite.org/tempfiles.html)
+    connection
+        .pragma_update(None, "temp_store", "MEMORY")
+        .map_err(|error| StoreError::from_sql("open", file, error))?;
     Ok(connection)
 }
 

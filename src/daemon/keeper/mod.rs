@@ -25,6 +25,8 @@ use rustix::event::PollFd;
 use rustix::event::PollFlags;
 use rustix::event::Timespec;
 
+use crate::daemon::confinement;
+use crate::daemon::confinement::Otherwise;
 use crate::daemon::hand_over;
 use crate::daemon::hand_over::Message;
 use crate::daemon::keeper::standby::Standby;
@@ -116,6 +118,8 @@ pub struct Keeper {
     signals: SignalFd,
     pause: Duration,
     has_served: bool,
+    /// What becomes of calls that the next worker does not need.
+    otherwise: Otherwise,
     stop_asked: Option<Instant>,
     wants_standby: bool,
     standby: Option<Standby>,
@@ -133,6 +137,7 @@ impl Keeper {
             signals,
             pause: FIRST_PAUSE,
             has_served: false,
+            otherwise: Otherwise::End,
             stop_asked: None,
             wants_standby,
             standby: None,
@@ -175,16 +180,21 @@ impl Keeper {
             if self.stop_asked.is_some() {
                 return Ok(0);
             }
-            if !self.has_served {
+            confinement::explain("the worker", status);
+            let otherwise = confinement::after(status, self.otherwise);
+            // the first worker is tried again where a call was forbidden to it
+            if !self.has_served && otherwise == self.otherwise {
                 return Ok(status
                     .code()
                     .and_then(|code| u8::try_from(code).ok())
                     .filter(|code| *code != 0)
                     .unwrap_or(1));
             }
+            self.otherwise = otherwise;
             if let Some(program) = self.previous_program.take() {
                 tracing::error!("the new program's worker ended before it served; the one before it is started again");
                 self.holdings.program = program;
+                self.otherwise = Otherwise::End;
             }
             tracing::error!(
                 "the worker ended ({status}); its successor gets {} listeners in {} ms",

@@ -16,6 +16,8 @@ use rustix::event::Timespec;
 use rustix::fs::Mode;
 use rustix::fs::OFlags;
 
+use crate::daemon::confinement;
+use crate::daemon::confinement::Otherwise;
 use crate::daemon::hand_over;
 use crate::daemon::hand_over::MAX_LABEL_BYTES;
 use crate::daemon::hand_over::Message;
@@ -50,13 +52,17 @@ impl Keeper {
     /// A successor that is ready to serve.
     fn prepare(&mut self, old: &Worker) -> Result<(OwnedFd, Worker), String> {
         let program = open_trusted(&self.holdings.installed)?;
-        let mut successor = self.start_worker_from(&program).map_err(|error| chain(&error))?;
+        // what was forbidden to another program says nothing about this one
+        let mut successor = self.start_worker_from(&program, Otherwise::End).map_err(|error| chain(&error))?;
         let outcome = self.hand_over_sockets(&successor).map_err(|error| chain(&error));
         match outcome.and_then(|()| self.wait_until_prepared(old, &mut successor)) {
             Ok(()) => Ok((program, successor)),
             Err(reason) => {
                 let reason = match successor.ended() {
-                    Ok(Some(status)) => format!("its worker ended ({status}); see its log"),
+                    Ok(Some(status)) => {
+                        confinement::explain("the new worker", status);
+                        format!("its worker ended ({status}); see its log")
+                    }
                     _ => reason,
                 };
                 let _ = successor.end();
@@ -115,6 +121,7 @@ impl Keeper {
             connected = self.take_packet(&old) != Taken::Closed;
         }
         self.previous_program = Some(std::mem::replace(&mut self.holdings.program, program));
+        self.otherwise = Otherwise::End;
         if let Err(error) = self.hand_over_listeners(&successor) {
             // its end is seen as any worker's
             tracing::error!("cannot hand over to the new worker: {error}");

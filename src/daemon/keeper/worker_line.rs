@@ -18,6 +18,7 @@ use rustix::event::PollFd;
 use rustix::event::PollFlags;
 use rustix::event::Timespec;
 
+use crate::daemon::confinement::Otherwise;
 use crate::daemon::hand_over;
 use crate::daemon::hand_over::HandOverError;
 use crate::daemon::hand_over::Message;
@@ -25,7 +26,9 @@ use crate::daemon::keeper::Keeper;
 use crate::daemon::keeper::KeeperError;
 use crate::daemon::keeper::failed;
 use crate::daemon::service_manager;
+use crate::daemon::startup;
 use crate::kernel::leftovers;
+use crate::kernel::leftovers::Leftover;
 
 /// How long the hand-over may stand still.
 const HAND_OVER_LIMIT: Duration = Duration::from_secs(10);
@@ -83,7 +86,7 @@ impl Worker {
             return Ok(None);
         }
         tracing::error!(pid = self.pid, "the worker is dead, and a file system that hangs keeps its threads");
-        self.child.take().into_iter().for_each(|child| leftovers::end(child, None));
+        self.child.take().into_iter().for_each(|child| leftovers::end(Leftover::Child(child), None));
         Ok(killed)
     }
 
@@ -121,13 +124,14 @@ pub fn program_as(program: &OwnedFd, role: &str, socket: OwnedFd) -> Command {
 impl Keeper {
     /// A worker that has been told nothing yet.
     pub(super) fn start_worker(&self) -> Result<Worker, KeeperError> {
-        self.start_worker_from(&self.holdings.program)
+        self.start_worker_from(&self.holdings.program, self.otherwise)
     }
 
-    pub(super) fn start_worker_from(&self, program: &OwnedFd) -> Result<Worker, KeeperError> {
+    pub(super) fn start_worker_from(&self, program: &OwnedFd, otherwise: Otherwise) -> Result<Worker, KeeperError> {
         let (socket, theirs) = hand_over::pair(HAND_OVER_LIMIT).map_err(failed("make a socket pair"))?;
         let child = program_as(program, "--worker", theirs)
             .args(self.manager.is_there().then_some("--stored"))
+            .args((otherwise == Otherwise::Refuse).then_some(startup::REFUSING))
             .arg("--config")
             .arg(&self.holdings.configuration)
             .spawn()

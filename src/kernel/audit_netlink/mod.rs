@@ -13,8 +13,8 @@
 //! Nothing is ever sent but [`AuditControl`]'s two questions, and no rule is loaded. The kernel sends the group's messages in the initial network
 //! namespace only, and its numbers of processes are those of the initial pid namespace: elsewhere [`AuditLog::join`] refuses.
 
-mod record;
-mod refusal;
+pub mod record;
+pub mod refusal;
 
 use std::os::fd::AsFd;
 use std::os::fd::BorrowedFd;

@@ -18,9 +18,9 @@ const LANDLOCK_DOMAIN: u16 = 1424;
 /// Most fields looked at; the kernel writes thirty at most.
 const MAX_FIELDS: usize = 64;
 /// Most blockers kept; there are sixteen rights.
-const MAX_BLOCKERS: usize = 32;
+pub const MAX_BLOCKERS: usize = 32;
 /// Longest decoded value: a path.
-const MAX_VALUE_BYTES: usize = 4096;
+pub const MAX_VALUE_BYTES: usize = 4096;
 /// What the kernel shows for a login uid that was never set.
 const UNSET: u32 = u32::MAX;
 
@@ -35,7 +35,9 @@ pub struct EventId {
 /// One record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
+    /// Of which event.
     pub event: EventId,
+    /// What it tells.
     pub body: Body,
 }
 
@@ -45,9 +47,19 @@ pub enum Body {
     /// A domain refused something.
     Access(Access),
     /// A domain refused something for the first time: who made it.
-    DomainMade { domain: u64, pid: u32, exe: Option<Vec<u8>> },
+    DomainMade {
+        /// Its number.
+        domain: u64,
+        /// Who made it.
+        pid: u32,
+        /// Whose program.
+        exe: Option<Vec<u8>>,
+    },
     /// A domain is no more.
-    DomainGone { domain: u64 },
+    DomainGone {
+        /// Its number.
+        domain: u64,
+    },
     /// The system call of the event.
     Syscall(Syscall),
     /// Arguments of the process of the event, cut to 128 bytes.
@@ -56,34 +68,50 @@ pub enum Body {
     End,
 }
 
+/// A refusal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Access {
+    /// Number of the domain.
     pub domain: u64,
     /// The rights that were missing: `fs.write_file` …
     pub blockers: Vec<String>,
+    /// The object, where it has a path.
     pub path: Option<Vec<u8>>,
+    /// Its inode number.
     pub inode: Option<u64>,
 }
 
+/// A system call, and whose.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Syscall {
+    /// `AUDIT_ARCH_…`.
     pub architecture: u32,
+    /// Its number there.
     pub number: i32,
+    /// What it returned.
     pub exit: i32,
+    /// Thread group id in the initial pid namespace.
     pub pid: u32,
+    /// Its parent's.
     pub parent: u32,
+    /// Effective uid in the initial user namespace.
     pub effective_uid: u32,
+    /// Effective gid there.
     pub effective_gid: u32,
+    /// Login uid; `None` when unset.
     pub login_uid: Option<u32>,
+    /// Program.
     pub exe: Option<Vec<u8>>,
 }
 
 /// Four bytes of a message as the machine's number.
+#[must_use]
 pub fn number_at(bytes: &[u8], at: usize) -> Option<u32> {
     bytes.get(at..at.checked_add(4)?)?.try_into().ok().map(u32::from_ne_bytes)
 }
 
 /// Understands the record of type `kind`; `None` for types that tell nothing of Landlock's refusals, and for what no kernel writes.
+#[must_use]
 pub fn parse(kind: u16, text: &[u8]) -> Option<Record> {
     if !matches!(kind, SYSCALL | END_OF_EVENT | PROCESS_TITLE | LANDLOCK_ACCESS | LANDLOCK_DOMAIN) {
         return None;

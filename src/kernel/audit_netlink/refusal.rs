@@ -130,6 +130,7 @@ impl Assembly {
     }
 
     /// How long until [`Assembly::complete`] gives something though no record comes; `None` when it will not.
+    #[must_use]
     pub fn wait(&self, now: Instant) -> Option<Duration> {
         let oldest = self.pending.front()?;
         Some(PATIENCE.saturating_sub(now.saturating_duration_since(oldest.since)))

@@ -15,6 +15,7 @@
 //! | `file_system` | new file systems, in the target's namespaces |
 //! | `serve` | the helper's own loop |
 //! | `last_deed` | answering for a supervisor that has ended |
+//! | `starter` | who starts helpers |
 //!
 //! Invariants: the helper has no descriptor of the supervisor's but its socket and the listener of the container that it serves; it enters the namespaces and gives up what
 //! capabilities the target's bounding set lacks before it takes the first request; it ends with its socket. The last
@@ -30,14 +31,11 @@ mod message;
 mod open_flags;
 mod perform;
 mod serve;
+mod starter;
 
 use std::os::fd::AsFd;
 use std::os::fd::BorrowedFd;
 use std::os::fd::OwnedFd;
-use std::os::unix::process::CommandExt;
-use std::process::Child;
-use std::process::Command;
-use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -52,10 +50,7 @@ use crate::kernel::Errno;
 use crate::kernel::fd_passing;
 use crate::kernel::fd_passing::PassingError;
 use crate::kernel::foreign_root::Searched;
-use crate::kernel::leftovers;
 use crate::kernel::leftovers::Held;
-use crate::kernel::pidfd;
-use crate::kernel::pidfd::PidfdError;
 use crate::kernel::pidfd::Process;
 
 pub use crate::kernel::raw::questions::has_x32;
@@ -74,10 +69,13 @@ pub use open_flags::check_open_how;
 pub use serve::ANSWER_SIGNAL;
 pub use serve::LAST_DEED_LIMIT;
 pub use serve::serve;
+pub use starter::Starter;
+pub use starter::serve_starts;
 
 use message::Entrance;
 use message::Reply;
 use message::Request;
+use starter::Started;
 
 /// Longest message in either direction: an extended attribute's value (64 KiB, xattr(7)) as text, and room.
 const MAX_MESSAGE_BYTES: usize = 512 * 1024;
@@ -85,7 +83,7 @@ const MAX_MESSAGE_BYTES: usize = 512 * 1024;
 /// What a helper is called in its command line.
 pub const HELPER_NAME: &str = "acctguard-broker";
 
-/// How long a helper may take to close what it has handed over.
+/// How long a helper may take to close what it has handed over, and to end.
 const CLOSE_LIMIT: Duration = Duration::from_secs(10);
 
 /// How long it may take to search directories.
@@ -109,9 +107,6 @@ pub enum BrokerError {
     /// The namespaces of the target.
     #[error(transparent)]
     Home(#[from] CredentialError),
-    /// Its process descriptor.
-    #[error("cannot watch over a broker helper")]
-    Process(#[from] PidfdError),
     /// It did not answer in time.
     #[error("a broker helper did not answer in {} ms", .0.as_millis())]
     Slow(Duration),
@@ -130,20 +125,19 @@ pub enum BrokerError {
 #[derive(Debug)]
 pub struct Helper {
     socket: OwnedFd,
-    child: Ended,
-    process: Arc<Process>,
+    started: Started,
+    held: Option<Held>,
     home: Home,
 }
 
 impl Helper {
-    /// Starts `program` with `arguments`, by which it must call [`serve()`], for threads that live in `home`. With a `listener` it
-    /// answers calls by itself when this process has ended before it could ([`Call`]).
+    /// Has `starter` start one, for threads that live in `home`. With a `listener` it answers calls by itself when this process has
+    /// ended before it could ([`Call`]).
     ///
     /// # Errors
     /// [`BrokerError::Start`], [`BrokerError::Enter`].
     pub fn start(
-        program: &str,
-        arguments: &[&str],
+        starter: &Starter,
         home: Home,
         listener: Option<BorrowedFd<'_>>,
         limit: Duration,
@@ -155,18 +149,8 @@ impl Helper {
         for end in [&socket, &theirs] {
             rustix::net::sockopt::set_socket_send_buffer_size(end, 2 * MAX_MESSAGE_BYTES).map_err(start)?;
         }
-        leftovers::reap();
-        let child = Command::new(program)
-            .arg0(HELPER_NAME)
-            .args(arguments)
-            .env_clear()
-            .stdin(Stdio::from(theirs))
-            .stdout(Stdio::null())
-            .spawn()
-            .map_err(BrokerError::Start)?;
-        let child = Ended { child: Some(child), held: None };
-        let process = Arc::new(pidfd::open(child.id())?);
-        let helper = Self { socket, child, process, home };
+        let started = starter.start(theirs)?;
+        let helper = Self { socket, started, held: None, home };
         let entrance = Entrance {
             capabilities: helper.home.capabilities,
             has_user: helper.home.has_user,
@@ -188,20 +172,20 @@ impl Helper {
     /// the process.
     #[must_use]
     pub fn holding(mut self, held: Held) -> Self {
-        self.child.held = Some(held);
+        self.held = Some(held);
         self
     }
 
     /// Its process, to end it while somebody else waits for its answer.
     #[must_use]
     pub fn process(&self) -> &Arc<Process> {
-        &self.process
+        self.started.process()
     }
 
-    /// Its pid.
+    /// Its pid, as this process sees it.
     #[must_use]
     pub fn pid(&self) -> u32 {
-        self.child.id()
+        self.started.pid()
     }
 
     /// Where it lives.
@@ -283,24 +267,9 @@ impl Helper {
     }
 }
 
-/// A child that is killed when dropped.
-#[derive(Debug)]
-struct Ended {
-    child: Option<Child>,
-    held: Option<Held>,
-}
-
-impl Ended {
-    fn id(&self) -> u32 {
-        self.child.as_ref().map_or(0, Child::id)
-    }
-}
-
-impl Drop for Ended {
+impl Drop for Helper {
     fn drop(&mut self) {
-        if let Some(child) = self.child.take() {
-            leftovers::end(child, self.held.take());
-        }
+        self.started.end(self.held.take());
     }
 }
 

@@ -5,6 +5,8 @@ use std::os::unix::fs::MetadataExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+use std::sync::Arc;
+
 use super::*;
 use crate::kernel::raw::child::fork_for_test;
 
@@ -24,7 +26,59 @@ fn be_a_helper() {
 
 pub(super) fn helper(tid: u32) -> (Helper, Credentials) {
     let (credentials, home) = Credentials::of_thread(tid).expect("credentials");
-    (Helper::start("/proc/self/exe", BE_A_HELPER, home, None, LIMIT).expect("start: root is needed"), credentials)
+    (Helper::start(&here(), home, None, LIMIT).expect("start: root is needed"), credentials)
+}
+
+fn here() -> Starter {
+    let arguments = BE_A_HELPER.iter().map(|word| (*word).to_owned()).collect();
+    Starter::Here { program: "/proc/self/exe".to_owned(), arguments }
+}
+
+/// What [`a_process_apart_starts_helpers_and_ends_with_its_line`] runs, as above.
+#[test]
+fn be_a_starter() {
+    let child = fork_for_test(|| {
+        serve_starts(std::io::stdin().as_fd(), "/proc/self/exe", BE_A_HELPER, drop);
+        0
+    });
+    assert_eq!(child.wait(), 0);
+}
+
+#[test]
+fn a_process_apart_starts_helpers_and_ends_with_its_line() {
+    let folder = tempfile::tempdir().expect("folder");
+    let arguments = ["kernel::broker::tests::be_a_starter", "--exact", "--test-threads=1"];
+    let starter = Starter::apart("/proc/self/exe", &arguments, "starter").expect("start");
+    let home = || Credentials::of_thread(std::process::id()).expect("credentials");
+    let helpers: Vec<Helper> =
+        (0..3).map(|_| Helper::start(&starter, home().1, None, LIMIT).expect("helper")).collect();
+    let on = directory(folder.path());
+    for (index, helper) in helpers.iter().enumerate() {
+        let name = format!("file-{index}");
+        let deed = create(name.as_bytes(), O_WRONLY | O_CREAT | O_EXCL, None);
+        assert_eq!(told(helper.perform(&home().0, deed, &[on.as_fd()], &[], None, LIMIT)), "descriptor");
+        assert!(folder.path().join(name).exists());
+    }
+    let processes: Vec<_> = helpers.iter().map(|helper| Arc::clone(helper.process())).collect();
+    drop(helpers);
+    assert!(processes.iter().all(|process| !process.still_alive().expect("poll")), "a helper outlives its end");
+    let Starter::Apart(apart) = starter else { panic!("not apart") };
+    let lone = Starter::Apart(Arc::clone(&apart));
+    drop(apart);
+    let left = Helper::start(&lone, home().1, None, LIMIT).expect("helper");
+    drop(lone);
+    assert_eq!(
+        told(left.perform(&home().0, create(b"last", O_WRONLY | O_CREAT, None), &[on.as_fd()], &[], None, LIMIT)),
+        "descriptor"
+    );
+}
+
+#[test]
+fn a_starter_that_is_gone_starts_nothing_and_says_so() {
+    let starter = Starter::apart("/bin/true", &[], "starter").expect("start");
+    starter.wait_for_end();
+    let (_, home) = Credentials::of_thread(std::process::id()).expect("credentials");
+    assert!(matches!(Helper::start(&starter, home, None, LIMIT), Err(BrokerError::Socket(_) | BrokerError::Gone)));
 }
 
 fn directory(path: &Path) -> File {

@@ -1,4 +1,4 @@
-//! Harmless questions to the kernel that no safe wrapper asks.
+//! Harmless questions to the kernel that no safe wrapper asks, and one harmless promise.
 
 use nix::libc;
 use rustix::io::Errno;
@@ -50,4 +50,16 @@ pub fn knows_filter_flags(flags: u64) -> bool {
         libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, std::ptr::null::<libc::c_void>())
     };
     check(returned).err() == Some(Errno::FAULT)
+}
+
+/// From now on this process and its children have no memory that is writable and executable, and none becomes executable:
+/// PR_SET_MDWE(2const) with `PR_MDWE_REFUSE_EXEC_GAIN`. For good.
+///
+/// # Errors
+/// `EINVAL` before Linux 6.3.
+pub fn refuse_writable_code() -> Result<(), Errno> {
+    const PR_SET_MDWE: libc::c_int = 65;
+    const PR_MDWE_REFUSE_EXEC_GAIN: libc::c_ulong = 1;
+    // SAFETY: numbers only; a restriction of later mmap(2) and mprotect(2) changes no memory that is there.
+    check(i64::from(unsafe { libc::prctl(PR_SET_MDWE, PR_MDWE_REFUSE_EXEC_GAIN, 0_u64, 0_u64, 0_u64) })).map(drop)
 }

@@ -5,6 +5,7 @@
 
 use crate::model::event::AccountState;
 use crate::model::event::Change;
+use crate::model::redact;
 use crate::model::redact::REDACTED;
 use crate::model::redact::printable;
 
@@ -66,7 +67,9 @@ pub fn is_account_tool(base_name: &[u8]) -> bool {
 /// (`perl /usr/sbin/adduser …`).
 #[must_use]
 pub fn from_arguments(argv: &[String]) -> Vec<Change> {
-    let Some((tool, arguments)) = tool_of(argv) else { return Vec::new() };
+    // a hash that stands where a name should is no name to be shown
+    let argv: Vec<String> = argv.iter().map(|word| redact::without_hashes(word)).collect();
+    let Some((tool, arguments)) = tool_of(&argv) else { return Vec::new() };
     match tool {
         "useradd" | "luseradd" => useradd(&Options::read(&options::USERADD, arguments)),
         "adduser" => adduser(&Options::read(&options::ADDUSER, arguments)),

@@ -111,7 +111,7 @@ fn assignment(word: &str) -> Option<String> {
 }
 
 /// Every crypt(5) hash of `text` hidden, wherever it stands: `$id$…`, also with its dollars escaped.
-fn hashes(text: &str) -> String {
+pub(super) fn hashes(text: &str) -> String {
     let mut shown = String::new();
     let mut rest = text;
     while let Some(start) = rest.find('$') {

@@ -38,6 +38,7 @@ use crate::kernel::broker::Helper;
 use crate::kernel::broker::Home;
 use crate::kernel::broker::Mount;
 use crate::kernel::broker::Operation as Deed;
+use crate::kernel::broker::Starter;
 use crate::kernel::foreign_root::Searched;
 use crate::kernel::interruption::Watch;
 use crate::kernel::placed;
@@ -72,15 +73,6 @@ const LONG_PATIENCE: Duration = Duration::from_secs(30);
 /// Bit of CAP_DAC_READ_SEARCH (linux/capability.h).
 const CAP_DAC_READ_SEARCH: u32 = 2;
 
-/// What runs as a helper.
-#[derive(Debug, Clone)]
-pub struct HelperProgram {
-    /// Program.
-    pub path: String,
-    /// Arguments by which it calls [`crate::kernel::broker::serve()`].
-    pub arguments: Vec<String>,
-}
-
 /// What became of a call.
 #[derive(Debug, Clone)]
 pub enum CarriedOut {
@@ -112,7 +104,7 @@ pub enum CarriedOut {
 /// Carries out the calls that one listener delivers.
 #[derive(Debug)]
 pub struct Broker {
-    program: HelperProgram,
+    starter: Starter,
     helpers: Vec<Helper>,
     /// Of threads that made a call lately.
     statuses: VecDeque<StatusFile>,
@@ -144,11 +136,11 @@ impl Caller {
 }
 
 impl Broker {
-    /// A broker without helpers yet, which takes no more of them than the container's `quota` has.
+    /// A broker without helpers yet, which takes no more of them than the container's `quota` has; `starter` starts them.
     #[must_use]
-    pub fn new(program: HelperProgram, quota: Arc<Quota>) -> Self {
+    pub fn new(starter: Starter, quota: Arc<Quota>) -> Self {
         Self {
-            program,
+            starter,
             helpers: Vec::new(),
             statuses: VecDeque::new(),
             waiting: Waiting::default(),
@@ -355,9 +347,8 @@ impl Broker {
                     self.helpers.remove(0);
                 }
                 let place = self.quota.helper().ok_or(CannotCarryOut::TooManyHelpers(quota::MAX_HELPERS))?;
-                let arguments: Vec<&str> = self.program.arguments.iter().map(String::as_str).collect();
                 let listener = Some(work.listener.as_fd());
-                let helper = Helper::start(&self.program.path, &arguments, home, listener, START_LIMIT)?;
+                let helper = Helper::start(&self.starter, home, listener, START_LIMIT)?;
                 self.helpers.push(helper.holding(Box::new(place)));
             }
         }
