@@ -13,6 +13,7 @@ use rustix::event::PollFlags;
 use rustix::event::Timespec;
 use rustix::fs::Mode;
 use rustix::fs::OFlags;
+use rustix::net::Shutdown;
 use rustix::process::Signal;
 use rustix::thread::CapabilitiesSecureBits;
 use rustix::thread::CapabilitySet;
@@ -55,7 +56,7 @@ pub fn serve(socket: BorrowedFd<'_>) {
     };
     // before there is a second thread
     let told = signal_descriptor().ok();
-    end_with(socket);
+    end_with(socket, told.as_ref());
     answer(socket, &Reply::Done(0), None);
     let mut worn = None;
     let mut last = None;
@@ -91,16 +92,21 @@ pub fn serve(socket: BorrowedFd<'_>) {
     }
 }
 
-/// Ends the process when the other end of `socket` is gone. Not before the namespaces are entered: a process with several
-/// threads cannot change its user namespace (setns(2)).
-fn end_with(socket: BorrowedFd<'_>) {
+/// Ends the process when the other end of `socket` is gone, or when it is `told` so: what is left of a supervisor that was killed may
+/// keep its end (a thread that hangs in the kernel). Not before the namespaces are entered: a process with several threads cannot
+/// change its user namespace (setns(2)).
+fn end_with(socket: BorrowedFd<'_>, told: Option<&SignalFd>) {
     let Ok(watched) = socket.try_clone_to_owned() else { return };
+    let told = told.and_then(|told| told.as_fd().try_clone_to_owned().ok());
     let watch = move || {
         loop {
-            let mut polled = [PollFd::new(&watched, PollFlags::empty())];
+            let mut polled = vec![PollFd::new(&watched, PollFlags::empty())];
+            polled.extend(told.iter().map(|told| PollFd::new(told, PollFlags::IN)));
             match rustix::event::poll(&mut polled, None) {
                 Err(Errno::INTR) => {}
                 _ => {
+                    // nothing more comes; what is being done is finished
+                    let _ = rustix::net::shutdown(&watched, Shutdown::Both);
                     // the other thread answers, and ends the process, before
                     std::thread::sleep(LAST_DEED_LIMIT);
                     std::process::exit(0);

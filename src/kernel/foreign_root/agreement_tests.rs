@@ -21,6 +21,7 @@ use crate::kernel::foreign_root::ResolveError;
 use crate::kernel::foreign_root::Resolved;
 use crate::kernel::foreign_root::Restrictions;
 use crate::kernel::foreign_root::Task;
+use crate::kernel::foreign_root::object::Identity;
 use crate::kernel::foreign_root::read_file_in_root;
 use crate::kernel::foreign_root::test_paths::Asked;
 use crate::kernel::foreign_root::test_tally::Tally;
@@ -150,12 +151,23 @@ fn compare(target: &mut Target, task: &Task, asked: &Asked, kernels: Word, state
     }
 }
 
-/// Whether the kernel finds `object` at `path`, unless it was deleted: then it has the name it had, and other tests delete what is
-/// mapped here.
+/// Whether the kernel finds `object` at `path`, unless it has no path any more: other tests delete what is mapped here, which then has the
+/// name it had, and unmount where it lies, whose root its name then begins at.
 fn leads_to(target: &mut Target, path: &[u8], object: &Found) -> bool {
     let found = target.ask(LOOK_UP_LINK, AT_FDCWD, path);
     let is_deleted = rustix::fs::fstat(&object.fd).is_ok_and(|status| status.st_nlink == 0);
-    is_deleted || found == Ok((object.device, object.inode, object.mode))
+    is_deleted || found == Ok((object.device, object.inode, object.mode)) || !is_mounted(target, object)
+}
+
+/// Whether the mount that `object` lies on is one of the target's or of this process's.
+fn is_mounted(target: &Target, object: &Found) -> bool {
+    let identity = Identity::of(object.fd.as_fd()).expect("an identity");
+    let number = identity.mount_id.to_string();
+    let namespaces = [target.tid, std::process::id()];
+    namespaces.iter().any(|pid| {
+        let mounts = fs::read_to_string(format!("/proc/{pid}/mountinfo")).expect("mountinfo");
+        mounts.lines().any(|line| line.split(' ').next() == Some(&number))
+    })
 }
 
 /// A walk that a restriction stops in RCU mode is begun anew without, and goes on counting links (fs/namei.c, `set_nameidata`):
