@@ -157,9 +157,14 @@ impl Keeper {
     /// # Errors
     /// [`KeeperError`] when the keeper's own system calls fail.
     pub fn run(mut self) -> Result<u8, KeeperError> {
-        let pid = format!("{}\n", std::process::id());
-        write_private(&self.holdings.pid_file, pid.as_bytes()).map_err(failed("write its pid"))?;
         self.store_all();
+        // whoever ends the keeper by its pid finds that another holds everything
+        self.renew_standby(None);
+        let pid = format!("{}\n", std::process::id());
+        let (file, fresh) = (&self.holdings.pid_file, self.holdings.pid_file.with_extension("new"));
+        write_private(&fresh, pid.as_bytes())
+            .and_then(|()| std::fs::rename(&fresh, file))
+            .map_err(failed("write its pid"))?;
         let outcome = self.keep();
         self.dismiss_standby();
         let _ = std::fs::remove_file(&self.holdings.pid_file);
