@@ -20,7 +20,21 @@ struct State {
 #[derive(Debug, Default)]
 pub struct Hand(Mutex<State>);
 
+/// Until it is dropped a helper may be at work.
+pub(super) struct Work(Arc<Hand>);
+
+impl Drop for Work {
+    fn drop(&mut self) {
+        self.0.ends();
+    }
+}
+
 impl Hand {
+    /// Whoever begins has ended when what this gives is dropped.
+    pub(super) fn work(self: &Arc<Self>) -> Work {
+        Work(Arc::clone(self))
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -46,7 +60,7 @@ impl Hand {
     }
 
     /// The helper has answered, or waits in an open of its own.
-    pub(super) fn ends(&self) {
+    fn ends(&self) {
         self.state().at_work = None;
     }
 

@@ -215,19 +215,7 @@ impl Broker {
         target: &Remembering<'_>,
         caller: Option<Caller>,
     ) -> Result<CarriedOut, CannotCarryOut> {
-        let outcome = self.plan_and_perform(listener, notification, request, target, caller);
-        self.hand.ends();
-        outcome
-    }
-
-    fn plan_and_perform(
-        &mut self,
-        listener: &Arc<Listener>,
-        notification: &Notification,
-        request: &Request,
-        target: &Remembering<'_>,
-        caller: Option<Caller>,
-    ) -> Result<CarriedOut, CannotCarryOut> {
+        let _work = self.hand.work();
         // the kernel refuses what it has no convention for; a helper would know how
         if request.abi == Abi::X32 && !broker::has_x32() {
             return Ok(CarriedOut::Failed(Errno::NOSYS));
