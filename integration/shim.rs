@@ -198,7 +198,11 @@ fn hooks_are_kept() {
     for runtime in Runtime::ALL {
         let node = Node::start(runtime, &policy("audit"));
         let told = node.scratch.path().join("told");
-        let hook = |word: &str| json!([{"path": "/bin/sh", "args": ["sh", "-c", format!("echo {word} >> {}", told.display())]}]);
+        // a hook that does not read its state is an error to crun before 1.17 (containers/crun#1551)
+        let hook = |word: &str| {
+            let script = format!("cat > /dev/null; echo {word} >> {}", told.display());
+            json!([{"path": "/bin/sh", "args": ["sh", "-c", script]}])
+        };
         let mut spec = Spec::shell("true");
         spec.hooks =
             Some(json!({"createRuntime": hook("created"), "poststop": hook("stopped"), "poststart": hook("started")}));

@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 use std::io;
+use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -132,6 +133,10 @@ pub fn main() -> ExitCode {
         Err(error) => {
             // nothing to do when the message itself cannot be printed
             let _ = error.print();
+            if error.use_stderr() {
+                deadline::start(i32::from(USAGE));
+                take_the_rest();
+            }
             return ExitCode::from(if error.use_stderr() { USAGE } else { 0 });
         }
     };
@@ -146,9 +151,21 @@ pub fn main() -> ExitCode {
                 error => chain(error),
             };
             eprintln!("acctguard-hook: {text}");
+            take_the_rest();
             // the container is gone: a failure would only make runtimes print warnings
             ExitCode::from(if poststop { 0 } else { exit_code(&error) })
         }
+    }
+}
+
+/// Reads what is left on standard input, so that the runtime's report is this hook's message: crun before 1.17 says nothing
+/// but "writing to pipe: Broken pipe" of a hook that ends before it read its state (containers/crun#1551).
+fn take_the_rest() {
+    deadline::step("taking the rest of standard input");
+    let input = io::stdin();
+    if !input.is_terminal() {
+        // what cannot be read is of no use to anybody: the hook has failed already
+        let _ = io::copy(&mut input.lock(), &mut io::sink());
     }
 }
 
