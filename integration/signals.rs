@@ -1,5 +1,5 @@
 //! Programs under signals, frozen and stopped (`fixtures/signals.c`), through runc, whose calls a signal cancels, and
-//! crun, whose calls wait killable (signal(7), "Interruption of system calls"; seccomp_unotify(2)): they get on, nothing is done
+//! crun, whose calls wait killable, as those of a sealed workload do by the launcher's listener (signal(7), "Interruption of system calls"; seccomp_unotify(2)): they get on, nothing is done
 //! or told twice, and nobody sees an error that no signal gives without acctguard. A program that wants a listener of its own
 //! gets EBUSY from the kernel, and that is told.
 
@@ -27,10 +27,11 @@ const ROUNDS: &str = "20";
 /// Microseconds between signals. Where a signal cancels a call that is being answered, answers must come in less than that, also of a
 /// program that was not made for speed on a machine that is busy: there it is what Go's own preemption takes (runtime/proc.go,
 /// `forcePreemptNS`).
-const fn interval(runtime: Runtime) -> &'static str {
-    match runtime {
-        Runtime::Crun => "300",
-        Runtime::Runc => "10000",
+fn interval(runtime: Runtime, way: Way) -> &'static str {
+    match (runtime, way) {
+        // under the seal the launcher's listener has calls wait
+        (Runtime::Crun, _) | (_, Way::Sealed | Way::SealedExec) => "300",
+        (Runtime::Runc, _) => "10000",
     }
 }
 
@@ -50,6 +51,7 @@ enum Way {
     Sealed,
     Brokered,
     Exec,
+    SealedExec,
 }
 
 impl Way {
@@ -58,6 +60,7 @@ impl Way {
             Self::Bare | Self::Audit => policy("audit"),
             Self::Brokered => format!("{}  landlock: off\n", policy("enforce")),
             Self::Sealed | Self::Exec => policy("enforce"),
+            Self::SealedExec => format!("{}  exec: sealed\n", policy("enforce")),
         };
         Node::start(runtime, &policy)
     }
@@ -97,7 +100,7 @@ fn run(node: &Node, way: Way, words: &[&str]) -> Outcomes {
     let arguments = [&["/signals"], words].concat();
     let done = match way {
         Way::Bare => node.run_bare(&bundle(node, &arguments)),
-        Way::Exec => {
+        Way::Exec | Way::SealedExec => {
             let bundle = bundle(node, &["/bin/busybox", "sleep", "3600"]);
             node.create(&bundle).ok();
             finish(node.shim().arg("start").arg(&bundle.id)).ok();
@@ -119,7 +122,7 @@ fn files(runtime: Runtime, way: Way) {
     let node = way.node(runtime);
     for kind in ["c", "go", "java"] {
         for restart in ["restart", "norestart"] {
-            let words = ["files", kind, restart, ROUNDS, interval(runtime)];
+            let words = ["files", kind, restart, ROUNDS, interval(runtime, way)];
             let bare = run(&node, Way::Bare, &words);
             assert_eq!(bare.number("interrupted"), 0, "the kernel interrupts none of these calls: {bare:?}");
             let begun = Instant::now();
@@ -165,6 +168,11 @@ fn runc_exec() {
 }
 
 #[test]
+fn runc_sealed_exec() {
+    files(Runtime::Runc, Way::SealedExec);
+}
+
+#[test]
 fn crun_audit() {
     files(Runtime::Crun, Way::Audit);
 }
@@ -198,7 +206,7 @@ fn an_attempt_that_is_made_again_by_a_signal_is_told_once() {
     for runtime in Runtime::ALL {
         for way in [Way::Audit, Way::Sealed, Way::Brokered] {
             let node = way.node(runtime);
-            let outcomes = run(&node, way, &["attempts", "restart", "400", interval(runtime)]);
+            let outcomes = run(&node, way, &["attempts", "restart", "400", interval(runtime, way)]);
             let answered = outcomes.number(if way == Way::Audit { "opened" } else { "refused" });
             assert_eq!(answered, 400, "{runtime:?} {way:?}: {outcomes:?}");
             let all = |events: &[Event]| (told(events) >= 400).then_some(());

@@ -30,6 +30,7 @@ pub mod kernel;
 pub mod launch;
 pub mod model;
 pub mod oci;
+#[cfg(feature = "daemon")]
 pub mod runtime_shim;
 pub mod sinks;
 pub mod store;

@@ -200,8 +200,12 @@ impl Client {
     }
 }
 
-/// SO_SNDTIMEO bounds connect(2) too, which otherwise waits for ever when a daemon stopped accepting (unix(7), socket(7)).
-fn open(socket: &Path) -> rustix::io::Result<UnixStream> {
+/// A connection on which nothing is sent yet. SO_SNDTIMEO bounds connect(2) too, which otherwise waits for ever when a daemon stopped
+/// accepting (unix(7), socket(7)).
+///
+/// # Errors
+/// Those of connect(2); `EAGAIN` when nobody accepts within 5 s.
+pub fn open(socket: &Path) -> rustix::io::Result<UnixStream> {
     let fd = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
     sockopt::set_socket_timeout(&fd, sockopt::Timeout::Send, Some(TIMEOUT))?;
     rustix::net::connect(&fd, &SocketAddrUnix::new(socket)?)?;

@@ -179,6 +179,7 @@ mod tests {
             pid: 42,
             start_time_ticks: u64::MAX,
             ground: Ground::Broker,
+            launcher_listens: false,
             event: event.clone(),
         }));
         send(&here, &request, Duration::from_secs(5)).unwrap();

@@ -75,6 +75,9 @@ pub struct ExecRegistration {
     pub start_time_ticks: u64,
     /// On which ground its processes stand.
     pub ground: Ground,
+    /// Whether its launcher makes a listener of its own.
+    #[serde(default)]
+    pub launcher_listens: bool,
     /// The `container.exec` event, `session` filled. The daemon fills in `container` and `policy` from its registry.
     pub event: Event,
 }

@@ -28,6 +28,15 @@ pub fn close_elsewhere(post: &Arc<Post>) {
     }
 }
 
+/// The listener is closed here and at the keepers, and its container waits for another. The launcher, which asked for that, has its
+/// answer from the kernel with the last descriptor.
+pub fn give_way(post: &Arc<Post>) {
+    let _busy = post.close();
+    post.service.lines.release(post.number);
+    post.service.deadlines.remove(post);
+    post.guarded.remove_listener();
+}
+
 /// The listener is closed here and at the keeper, once no thread is stuck with it; with a container's last one its case is closed.
 pub fn close(post: &Arc<Post>) {
     let Post { service, guarded, .. } = post.as_ref();

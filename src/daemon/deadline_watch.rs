@@ -19,6 +19,7 @@ use std::sync::Mutex;
 use std::sync::MutexGuard;
 use std::sync::Once;
 use std::sync::PoisonError;
+use std::sync::Weak;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -119,16 +120,15 @@ impl DeadlineWatch {
 fn run(service: &Service) {
     let mut looked = Instant::now();
     loop {
-        let posts: Vec<Arc<Post>> = service.deadlines.posts().clone();
-        let left: Vec<&Arc<Post>> =
-            posts.iter().filter(|post| post.try_seat().is_some_and(|seat| seat.by_policy)).collect();
+        // held while it waits is only what it answers: a listener that gives way is closed with the last that holds its post
+        let posts: Vec<Weak<Post>> = service.deadlines.posts().iter().map(Arc::downgrade).collect();
+        let held = || posts.iter().filter_map(Weak::upgrade);
+        let left: Vec<Arc<Post>> = held().filter(|post| post.try_seat().is_some_and(|seat| seat.by_policy)).collect();
         await_calls(&left, TICK.saturating_sub(looked.elapsed()));
         let Some(_busy) = service.retirement.busy() else { return };
-        for post in left {
-            answer_calls(post);
-        }
+        left.iter().for_each(answer_calls);
         if looked.elapsed() >= TICK {
-            posts.iter().for_each(expire);
+            held().for_each(|post| expire(&post));
             reap();
             looked = Instant::now();
         }
@@ -136,7 +136,7 @@ fn run(service: &Service) {
 }
 
 /// Until one of the listeners has a call, or `limit` is over.
-fn await_calls(left: &[&Arc<Post>], limit: Duration) {
+fn await_calls(left: &[Arc<Post>], limit: Duration) {
     let timeout =
         Timespec { tv_sec: i64::try_from(limit.as_secs()).unwrap_or(i64::MAX), tv_nsec: limit.subsec_nanos().into() };
     let listeners: Vec<_> = left.iter().map(|post| post.listener.as_fd()).collect();

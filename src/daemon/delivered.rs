@@ -30,6 +30,9 @@ pub struct Label {
     /// Which delivery it came by; `None` from a worker that did not tell.
     #[serde(default)]
     pub delivery: Option<Uuid>,
+    /// Whether it gives way to the launcher's own listener.
+    #[serde(default)]
+    pub gives_way: bool,
     /// Whether the workload runs; before, it is the runtime's own init that makes the calls.
     #[serde(default = "runs")]
     pub runs: bool,

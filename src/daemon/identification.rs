@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::daemon::delivered::Delivered;
 use crate::daemon::delivered::Label;
 use crate::daemon::registry::Guarded;
+use crate::daemon::registry::PendingExec;
 use crate::daemon::registry::Record;
 use crate::daemon::registry::start_time;
 use crate::daemon::service::Service;
@@ -37,6 +38,7 @@ use crate::oci::parameters::parameters;
 use crate::oci::seccomp_flags;
 use crate::supervise::ancestry::creator_of;
 use crate::supervise::supervisor::unregistered_session;
+use uuid::Uuid;
 
 /// Why nobody can say whose listener it is.
 #[derive(Debug, thiserror::Error)]
@@ -60,7 +62,10 @@ pub fn identify(
     peer: u32,
 ) -> Result<Delivered, IdentificationError> {
     let id = ContainerId::new(&state.state.id)?;
-    let exec = service.registry.take_exec(&id, peer);
+    let exec = match state.exec_event() {
+        None => service.registry.take_exec(&id, peer).map(Exec::announced),
+        Some(event) => Some(recorded(service, &id, event)),
+    };
     let known = service.registry.get(&id);
     let is_exec = exec.is_some() || is_exec(&state, known.as_deref());
     let guarded = match known {
@@ -70,8 +75,9 @@ pub fn identify(
     if !is_exec && state.pid != 0 && guarded.record().pid == 0 {
         guarded.set_init(state.pid);
     }
+    let gives_way = state.gives_way() && if is_exec { exec.as_ref().is_some_and(|exec| exec.gives_way) } else { true };
     let (session, exec_event, ground) = match exec {
-        Some(exec) => (Some(exec.session), Some(exec.event), exec.ground),
+        Some(exec) => (Some(exec.session), exec.event, exec.ground),
         // nobody saw to it that it is sealed
         None if is_exec => (Some(unregistered_session()), None, Ground::Broker),
         None => (None, None, guarded.record().ground),
@@ -85,9 +91,34 @@ pub fn identify(
         exec_event,
         ground,
         delivery: None,
+        gives_way,
         runs: false,
     };
     Ok(Delivered { listener: Arc::new(listener), guarded, session, label })
+}
+
+/// An exec session whose listener has come.
+struct Exec {
+    session: Session,
+    /// Its recorded event.
+    event: Option<Uuid>,
+    ground: Ground,
+    gives_way: bool,
+}
+
+impl Exec {
+    fn announced(exec: PendingExec) -> Self {
+        Self { session: exec.session, event: Some(exec.event), ground: exec.ground, gives_way: exec.launcher_listens }
+    }
+}
+
+/// The exec session whose launcher, and so the seal is in place, names its recorded `event`.
+fn recorded(service: &Service, id: &ContainerId, event: &str) -> Exec {
+    let is_of_container = |event: &Event| event.container.as_ref().is_some_and(|container| container.id == *id);
+    let event = service.store.event(event).ok().flatten().filter(is_of_container);
+    let session = event.as_ref().and_then(|event| event.session.clone());
+    let (event, session) = (event.map(|event| event.id), session.unwrap_or_else(unregistered_session));
+    Exec { session, event, ground: Ground::Seal, gives_way: false }
 }
 
 fn session_id(session: Option<&Session>) -> Option<String> {

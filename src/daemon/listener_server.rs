@@ -25,6 +25,11 @@ use crate::kernel::fd_passing::PassingError;
 use crate::kernel::seccomp_notify::Listener;
 use crate::kernel::seccomp_notify::ListenerError;
 use crate::model::diagnostic::chain;
+use crate::model::event::Kind;
+use crate::model::event::ProtectionChange;
+use crate::model::event::Severity;
+use crate::model::redact;
+use crate::model::workload::ContainerId;
 use crate::oci::listener_state;
 use crate::oci::listener_state::ListenerState;
 use crate::oci::listener_state::ListenerStateError;
@@ -84,8 +89,16 @@ pub struct Label {
     pub delivery: Option<Uuid>,
 }
 
+/// What came on a connection.
+pub enum Received {
+    /// A listener.
+    Listener(Delivery),
+    /// The launcher of a container makes no listener of its own.
+    Declined(Box<ListenerState>),
+}
+
 /// A message and the listener in it.
-pub struct Received {
+pub struct Delivery {
     /// The message.
     pub state: Box<ListenerState>,
     /// The listener.
@@ -158,7 +171,8 @@ fn start(service: &Arc<Service>, stream: Arc<UnixStream>, number: u32, label: La
 fn take(service: &Arc<Service>, stream: &UnixStream, Label { peer, delivery }: Label) {
     match receive(stream) {
         Ok(None) => {}
-        Ok(Some(Received { state, listener, unread })) => {
+        Ok(Some(Received::Declined(state))) => tell_declined(service, &state),
+        Ok(Some(Received::Listener(Delivery { state, listener, unread }))) => {
             let container = state.state.id.chars().take(64).collect::<String>().escape_debug().to_string();
             let delivered = identification::identify(service, *state, listener, peer);
             let served = delivered.map(|mut delivered| {
@@ -179,6 +193,21 @@ fn take(service: &Arc<Service>, stream: &UnixStream, Label { peer, delivery }: L
     }
 }
 
+/// The creation record says that calls wait killable by the launcher's listener: they do not.
+fn tell_declined(service: &Service, state: &ListenerState) {
+    let known = ContainerId::new(&state.state.id).ok().and_then(|id| service.registry.get(&id));
+    let Some(guarded) = known else { return };
+    let reason = redact::printable(state.declined().unwrap_or_default().as_bytes());
+    let mut event = service.event(Kind::ProtectionDegraded, Severity::Low);
+    event.container = Some(guarded.record().workload.container);
+    event.protection = Some(ProtectionChange {
+        what: "signals cancel calls that are being answered".to_owned(),
+        reason: format!("the launcher makes no listener of its own: {reason}"),
+        remedy: None,
+    });
+    service.journal.record_or_keep(&event);
+}
+
 /// Waits for a message and the listener in it. `None` when the peer went away without one.
 ///
 /// # Errors
@@ -193,7 +222,7 @@ pub fn receive(stream: &UnixStream) -> Result<Option<Received>, DeliveryError> {
         return Err(DeliveryError::TooManyDescriptors);
     }
     if let Progress::Complete(state) = listener_state::parse_prefix(chunk.get(..count).unwrap_or_default())? {
-        return Ok(Some(Received { listener: pick(&state, descriptors)?, state, unread: true }));
+        return outcome_of(state, descriptors, true);
     }
     // a long one comes in pieces: it is taken out of the socket
     drop(descriptors);
@@ -211,9 +240,20 @@ pub fn receive(stream: &UnixStream) -> Result<Option<Received>, DeliveryError> {
             return Err(DeliveryError::TooManyDescriptors);
         }
         if let Progress::Complete(state) = listener_state::parse_prefix(&text)? {
-            return Ok(Some(Received { listener: pick(&state, descriptors)?, state, unread: false }));
+            return outcome_of(state, descriptors, false);
         }
     }
+}
+
+fn outcome_of(
+    state: Box<ListenerState>,
+    descriptors: Vec<OwnedFd>,
+    unread: bool,
+) -> Result<Option<Received>, DeliveryError> {
+    Ok(Some(match state.declined() {
+        Some(_) => Received::Declined(state),
+        None => Received::Listener(Delivery { listener: pick(&state, descriptors)?, state, unread }),
+    }))
 }
 
 fn ended_by_reset(
@@ -314,14 +354,14 @@ mod tests {
         let message = state(r#"["seccompFd"]"#);
         fd_passing::send(there.as_fd(), message.as_bytes(), &[listener.as_fd()]).unwrap();
         for _ in 0..2 {
-            let received = receive(&here).unwrap().unwrap();
+            let Some(Received::Listener(received)) = receive(&here).unwrap() else { panic!("no listener") };
             assert!(received.unread && received.state.state.id == "c1");
         }
         let (first, rest) = message.split_at(30);
         let (here, there) = UnixStream::pair().unwrap();
         fd_passing::send(there.as_fd(), first.as_bytes(), &[listener.as_fd()]).unwrap();
         (&there).write_all(rest.as_bytes()).unwrap();
-        assert!(!receive(&here).unwrap().unwrap().unread);
+        assert!(matches!(receive(&here).unwrap(), Some(Received::Listener(Delivery { unread: false, .. }))));
         drop(there);
         assert!(receive(&here).unwrap().is_none());
     }

@@ -192,7 +192,7 @@ impl Post {
             untold: 0,
             told: None,
         };
-        let origin = Origin { pid: label.pid, session, ground: label.ground };
+        let origin = Origin { pid: label.pid, session, ground: label.ground, gives_way: label.gives_way };
         // the container's own process sees what the container sees
         let sight = Mutex::new(Sight { looked: origin.session.is_none(), view: None });
         let (label, seat) = (Mutex::new(label), Mutex::new(seat));

@@ -267,6 +267,8 @@ pub struct PendingExec {
     pub start_time_ticks: u64,
     /// On which ground its processes stand.
     pub ground: Ground,
+    /// Whether its launcher makes a listener of its own.
+    pub launcher_listens: bool,
     /// Id of the recorded `container.exec` event.
     pub event: Uuid,
     /// The session.
@@ -422,6 +424,7 @@ mod tests {
             pid,
             start_time_ticks: start_time(pid).unwrap(),
             ground: Ground::Broker,
+            launcher_listens: false,
             event: Uuid::nil(),
             session: Session::default(),
             since: Instant::now(),
@@ -445,6 +448,7 @@ mod tests {
             pid: std::process::id(),
             start_time_ticks: start_time(std::process::id()).unwrap(),
             ground: Ground::Broker,
+            launcher_listens: false,
             event: Uuid::now_v7(),
             session: Session::default(),
             since: Instant::now(),

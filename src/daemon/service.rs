@@ -258,6 +258,7 @@ impl Service {
             pid: registration.pid,
             start_time_ticks: registration.start_time_ticks,
             ground: registration.ground,
+            launcher_listens: registration.launcher_listens,
             event: event.id,
             session: event.session.unwrap_or_default(),
             since: Instant::now(),

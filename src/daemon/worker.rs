@@ -203,6 +203,8 @@ enum Outcome {
     Relieved,
     /// The worker retires: the successor has it.
     Retired,
+    /// The launcher makes a listener of its own.
+    GivesWay,
 }
 
 impl Worker {
@@ -243,6 +245,11 @@ impl Worker {
                     // its helpers keep the container's mounts where they are
                     drop(supervisor);
                     return conclusion::close(&post);
+                }
+                Outcome::GivesWay => {
+                    let Self { post, supervisor, .. } = self;
+                    drop(supervisor);
+                    return conclusion::give_way(&post);
                 }
                 Outcome::Retired => return self.post.rests(),
                 Outcome::Relieved => {}
@@ -321,6 +328,9 @@ impl Worker {
             Received::Nothing => return Ok(None),
             Received::Relieved => return Ok(Some(Outcome::Relieved)),
         };
+        if self.supervisor.is_to_give_way(&notification) {
+            return Ok(Some(Outcome::GivesWay));
+        }
         self.look_around(notification.tid);
         let begins = self.note_whether_it_runs(&notification);
         let answered = self.answer(&notification);

@@ -110,6 +110,7 @@ fn case<'a>(config: &'a Config, options: &CreateRuntime, id: &ContainerId, state
     let told = Told {
         unprotected: options.unprotected.as_deref(),
         not_killable: options.not_killable.as_deref(),
+        launcher_listens: options.launcher_listens,
         ground: options.ground,
         reasons: &options.because,
     };

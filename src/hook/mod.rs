@@ -85,6 +85,9 @@ pub struct CreateRuntime {
     /// Why calls that are being answered do not wait killable.
     #[arg(long, value_name = "REASON")]
     not_killable: Option<String>,
+    /// That they wait killable by the launcher's own listener.
+    #[arg(long)]
+    launcher_listens: bool,
     /// On which ground the shim put the container's own process: notify, broker or seal.
     #[arg(long, value_name = "GROUND", value_parser = parse_ground)]
     ground: Option<Ground>,

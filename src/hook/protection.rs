@@ -32,6 +32,8 @@ pub struct Told<'a> {
     pub unprotected: Option<&'a str>,
     /// Why calls that are being answered do not wait killable.
     pub not_killable: Option<&'a str>,
+    /// That they do by the launcher's own listener.
+    pub launcher_listens: bool,
     /// On which ground the container's own process was put.
     pub ground: Option<Ground>,
     /// Why not on a better one.
@@ -59,13 +61,15 @@ pub fn observed(spec: &Value, listener_path: &str, applied: &Applied, told: Told
     };
     let mut reasons: Vec<String> = reason.into_iter().collect();
     let ground = if intercepted { ground(spec, applied, told, &mut reasons) } else { Ground::None };
-    let wait_killable = intercepted.then(|| spec.pointer("/linux/seccomp").is_some_and(seccomp_flags::waits_killable));
+    let by_launcher = told.launcher_listens && ground == Ground::Seal;
+    let by_runtime = || spec.pointer("/linux/seccomp").is_some_and(seccomp_flags::waits_killable);
+    let wait_killable = intercepted.then(|| by_launcher || by_runtime());
     let not_told = || "config.json does not set the flag: it was edited by no acctguard-runtime".to_owned();
     let not_killable = told.not_killable.map(|reason| redact::printable(reason.as_bytes()));
     Protection {
         intercepted,
         ground,
-        installer: intercepted.then(|| "runtime".to_owned()),
+        installer: intercepted.then(|| if by_launcher { "launcher" } else { "runtime" }.to_owned()),
         wait_killable,
         not_killable: (wait_killable == Some(false)).then(|| not_killable.unwrap_or_else(not_told)),
         reasons,

@@ -1,8 +1,9 @@
-//! Descriptors that a service manager hands to a process, sd_listen_fds(3): from number 3 on, `LISTEN_FDS` of them, for the process
+//! Descriptors that a process is handed by whoever starts it: by a number that it is told, or by a service manager, sd_listen_fds(3): from number 3 on, `LISTEN_FDS` of them, for the process
 //! that `LISTEN_PID` names, called as `LISTEN_FDNAMES` says.
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
+use std::os::fd::RawFd;
 
 use crate::kernel::raw::inherited;
 
@@ -24,4 +25,11 @@ pub fn by_name() -> BTreeMap<String, OwnedFd> {
         .zip(numbers)
         .filter_map(|(name, number)| Some((name.to_owned(), inherited::take(number)?)))
         .collect()
+}
+
+/// Takes descriptor `number`, which whoever started this process said that it left open for it; `None` when it is not open, or a
+/// standard one. To be asked once for a number. It is closed on exec.
+#[must_use]
+pub fn by_number(number: RawFd) -> Option<OwnedFd> {
+    if number < FIRST { None } else { inherited::take(number) }
 }

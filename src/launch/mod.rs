@@ -2,7 +2,7 @@
 //! and becomes the program it was asked for.
 //!
 //! Runs *inside* the container, with the container's root, user, environment and terminal: it trusts nothing there, reads no
-//! configuration, writes nothing, and starts no second process. What [`seal`] may not touch: Landlock has no right for chmod(2),
+//! configuration, writes nothing but to the daemon, and starts no second process. What [`seal`] may not touch: Landlock has no right for chmod(2),
 //! chown(2) and setxattr(2), and a database that has a second path (hard link, bind mount) keeps that path's rights.
 //!
 //! Deliberately absent: `no_new_privs` is never set here, because it would break setuid programs. Without it the caller lends
@@ -20,15 +20,17 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use crate::launch::capabilities::Loan;
+use crate::launch::listen::Means;
 use crate::model::attempt::DatabasePath;
 use crate::model::diagnostic::chain;
 
 pub mod capabilities;
+pub mod listen;
 pub mod program;
 pub mod seal;
 pub mod sealed_tree;
 
-/// The seal or the capabilities could not be set as asked: nothing was started.
+/// The seal, the listener or the capabilities could not be set as asked: nothing was started.
 const CANNOT_SEAL: u8 = 125;
 
 /// Bad command line (sysexits.h, EX_USAGE).
@@ -49,12 +51,31 @@ struct CommandLine {
     /// CAP_SETPCAP=bounding,effective,inheritable,permitted,ambient.
     #[arg(long, value_name = "CAP[=SETS]", value_parser = capabilities::parse)]
     give_back: Vec<Loan>,
+    /// Connection to acctguard-daemon, to hand it a seccomp listener in place of the runtime's.
+    #[arg(long, value_name = "NUMBER", requires_all = ["filter", "container"])]
+    line: Option<i32>,
+    /// Descriptor of the filter for that, a sealed memfd.
+    #[arg(long, value_name = "NUMBER")]
+    filter: Option<i32>,
+    /// Id of this container.
+    #[arg(long, value_name = "ID")]
+    container: Option<String>,
+    /// Id of the recorded event of this exec session.
+    #[arg(long, value_name = "ID")]
+    exec: Option<String>,
     /// Descriptor by which this program was run, closed before PROGRAM starts.
     #[arg(long, value_name = "NUMBER")]
     own_descriptor: Option<i32>,
     /// What to run, found as execvp(3) would, but without its fall-back to a shell.
     #[arg(last = true, required = true, value_name = "PROGRAM ARGS")]
     program: Vec<OsString>,
+}
+
+impl CommandLine {
+    fn means(&self) -> Option<Means> {
+        let (line, filter) = (self.line?, self.filter?);
+        Some(Means { line, filter, container: self.container.clone()?, exec: self.exec.clone() })
+    }
 }
 
 fn parse_database(text: &str) -> Result<DatabasePath, String> {
@@ -82,6 +103,12 @@ fn launch(command_line: &CommandLine) -> u8 {
         command_line.seal.clone()
     };
     if let Err(error) = seal::seal(&databases) {
+        eprintln!("acctguard-launch: {}", chain(&error));
+        return CANNOT_SEAL;
+    }
+    if let Some(means) = command_line.means()
+        && let Err(error) = listen::listen(&means)
+    {
         eprintln!("acctguard-launch: {}", chain(&error));
         return CANNOT_SEAL;
     }

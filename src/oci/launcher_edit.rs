@@ -25,6 +25,10 @@ const SEALING_CALLS: [&str; 3] = ["landlock_create_ruleset", "landlock_add_rule"
 const OWN_DESCRIPTOR: &str = "--own-descriptor=";
 const SEAL: &str = "--seal=";
 const GIVE_BACK: &str = "--give-back=";
+const LINE: &str = "--line=";
+const FILTER: &str = "--filter=";
+const CONTAINER: &str = "--container=";
+const EXEC: &str = "--exec=";
 
 /// What is put in front of a program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,6 +39,21 @@ pub struct Launcher<'a> {
     pub databases: &'a [DatabasePath],
     /// Whether it is lent what sealing takes without `no_new_privs`.
     pub lend: bool,
+    /// With what it makes a listener of its own ([`crate::oci::launcher_listener`]), where it does.
+    pub listening: Option<Listening<'a>>,
+}
+
+/// With what the launcher makes a listener of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Listening<'a> {
+    /// Descriptor of a connection to the daemon's listener socket.
+    pub line: i32,
+    /// Descriptor of the filter's instructions.
+    pub filter: i32,
+    /// The container's id.
+    pub container: &'a str,
+    /// Id of the recorded `container.exec` event, for the process of an exec session.
+    pub exec: Option<&'a str>,
 }
 
 /// Where the launcher ends and the workload's own arguments begin.
@@ -68,6 +87,10 @@ pub fn put_in(process: &mut Value, launcher: &Launcher<'_>) -> bool {
     let mut words =
         vec![format!("/proc/self/fd/{}", launcher.descriptor), format!("{OWN_DESCRIPTOR}{}", launcher.descriptor)];
     words.extend(launcher.databases.iter().map(|database| format!("{SEAL}{database}")));
+    if let Some(Listening { line, filter, container, exec }) = launcher.listening {
+        words.extend([format!("{LINE}{line}"), format!("{FILTER}{filter}"), format!("{CONTAINER}{container}")]);
+        words.extend(exec.map(|event| format!("{EXEC}{event}")));
+    }
     if launcher.lend {
         words.extend(lend(process));
     }
@@ -205,7 +228,7 @@ mod tests {
 
     fn put(process: &Value, lend: bool) -> Value {
         let mut process = process.clone();
-        assert!(put_in(&mut process, &Launcher { descriptor: 5, databases: &databases(), lend }));
+        assert!(put_in(&mut process, &Launcher { descriptor: 5, databases: &databases(), lend, listening: None }));
         process
     }
 
@@ -271,7 +294,7 @@ mod tests {
 
     #[test]
     fn no_arguments_no_launcher_and_what_only_looks_like_one_stays() {
-        let launcher = Launcher { descriptor: 3, databases: &[], lend: true };
+        let launcher = Launcher { descriptor: 3, databases: &[], lend: true, listening: None };
         for mut process in [json!({}), json!({"args": []}), json!({"args": null}), json!(null)] {
             let before = process.clone();
             assert!(!put_in(&mut process, &launcher));

@@ -3,14 +3,25 @@
 //! lives (runc before 1.2), so nobody may wait for the end of file.
 
 use serde::Deserialize;
+use serde_json::json;
 
 use crate::oci::hook_state::State;
+use crate::oci::launcher_listener;
 
 /// Largest message; a state's annotations may be long.
 pub const MAX_MESSAGE_BYTES: usize = 1024 * 1024;
 
 /// The name under which the listener's descriptor is sent (config-linux.md, `SeccompFdName`).
 pub const SECCOMP_FD_NAME: &str = "seccompFd";
+
+/// Of the specification that the launcher's messages follow.
+const OCI_VERSION: &str = "1.0.2";
+/// Metadata of the launcher's own listener.
+const OF_LAUNCHER: &str = "acctguard-launch/1";
+/// The same for an exec session; the id of its event follows.
+const OF_EXEC: &str = "acctguard-launch/1 exec ";
+/// Begins the metadata of a message that brings no listener.
+const DECLINED: &str = "no listener: ";
 
 /// A container process's state.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -36,7 +47,45 @@ fn lenient_pid<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<u32,
     Ok(u32::try_from(pid).unwrap_or(0))
 }
 
+/// What the launcher of container `id`, or of its exec session of which `exec` is the recorded event, sends with its own listener. Pids are for the daemon to know: in the container's pid
+/// namespace they are others.
+#[must_use]
+pub fn of_launcher(id: &str, exec: Option<&str>) -> String {
+    let metadata = exec.map_or_else(|| OF_LAUNCHER.to_owned(), |event| format!("{OF_EXEC}{event}"));
+    launcher_message(id, &[SECCOMP_FD_NAME], &metadata)
+}
+
+/// What the launcher of container `id` sends when no listener of its own comes, and why.
+#[must_use]
+pub fn declined(id: &str, reason: &str) -> String {
+    launcher_message(id, &[], &format!("{DECLINED}{reason}"))
+}
+
+fn launcher_message(id: &str, descriptors: &[&str], metadata: &str) -> String {
+    let state =
+        json!({"ociVersion": OCI_VERSION, "id": id, "status": "created", "pid": 0, "bundle": "/", "annotations": {}});
+    json!({"ociVersion": OCI_VERSION, "fds": descriptors, "pid": 0, "metadata": metadata, "state": state}).to_string()
+}
+
 impl ListenerState {
+    /// Why the launcher makes no listener of its own, where this says so.
+    #[must_use]
+    pub fn declined(&self) -> Option<&str> {
+        self.metadata.as_deref().filter(|_| self.fds.is_empty())?.strip_prefix(DECLINED)
+    }
+
+    /// Id of the recorded `container.exec` event, where a launcher tells one.
+    #[must_use]
+    pub fn exec_event(&self) -> Option<&str> {
+        self.metadata.as_deref()?.strip_prefix(OF_EXEC)
+    }
+
+    /// Whether the listener gives way to the launcher's when that asks for it.
+    #[must_use]
+    pub fn gives_way(&self) -> bool {
+        self.metadata.as_deref() == Some(launcher_listener::METADATA)
+    }
+
     /// Index of the listener among the descriptors sent.
     #[must_use]
     pub fn seccomp_fd_index(&self) -> Option<usize> {
@@ -111,6 +160,21 @@ mod tests {
     fn crun_exec_has_no_pid() {
         let Ok(Progress::Complete(state)) = parse_prefix(CRUN.as_bytes()) else { panic!("parses") };
         assert_eq!((state.pid, state.state.pid, state.state.id.as_str()), (0, 0, "c2"));
+    }
+
+    #[test]
+    fn what_the_launcher_sends_is_a_state() {
+        let parsed = |text: String| match parse_prefix(text.as_bytes()) {
+            Ok(Progress::Complete(state)) => *state,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(parsed(of_launcher("c3", Some("an event"))).exec_event(), Some("an event"));
+        let listener = parsed(of_launcher("c3", None));
+        assert_eq!((listener.state.id.as_str(), listener.pid, listener.seccomp_fd_index()), ("c3", 0, Some(0)));
+        assert!(!listener.gives_way() && listener.declined().is_none() && listener.exec_event().is_none());
+        let declined = parsed(declined("c3", "why \"not\""));
+        assert_eq!((declined.declined(), declined.seccomp_fd_index()), (Some("why \"not\""), None));
+        assert!(!declined.gives_way());
     }
 
     #[test]

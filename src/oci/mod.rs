@@ -7,6 +7,7 @@
 //! * [`intercepted`] is the one table of intercepted calls; `seccomp-profiles/` is generated from it and tested against it.
 //! * [`seccomp_merge`] merges it into a workload's own profile, [`seccomp_closed`] where policy
 //!   enforces; [`seccomp_profile`] and [`seccomp_condition`] are their ground.
+//! * [`launcher_listener`] has a sealed workload's filter replaced by the launcher's, which is compiled here.
 //! * [`spec_edit`] is the whole edit of a `config.json`; [`bundle`] reads and replaces the file.
 #![forbid(unsafe_code)]
 
@@ -17,6 +18,7 @@ pub mod identity;
 pub mod intercepted;
 pub mod known_calls;
 pub mod launcher_edit;
+pub mod launcher_listener;
 pub mod listener_state;
 pub mod parameters;
 pub mod runtime_args;
@@ -27,6 +29,8 @@ pub mod seccomp_condition;
 pub mod seccomp_flags;
 pub mod seccomp_merge;
 pub mod seccomp_profile;
+#[cfg(feature = "daemon")]
+pub mod seccomp_program;
 #[cfg(test)]
 mod seccomp_proof;
 pub mod spec_edit;

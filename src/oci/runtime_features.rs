@@ -7,6 +7,10 @@ use crate::oci::seccomp_flags::WAIT_KILLABLE;
 /// crun passed the flag to the kernel (September 2022) before it had `features` (1.8.6): the oldest release that was tried.
 const FIRST_CRUN: [u32; 3] = [1, 8, 1];
 
+const ANNOTATIONS: &str = "annotations";
+/// Told by runc (runc `features.go`).
+const LIBSECCOMP: &str = "io.github.seccomp.libseccomp.version";
+
 /// Whether a runtime whose `features` printed `text` sets [`WAIT_KILLABLE`] when it is told to.
 ///
 /// `supportedFlags` are those that also the kernel and the runtime's libseccomp have; a runtime that does not tell them is taken at
@@ -30,8 +34,15 @@ pub fn waits_killable(text: &str) -> Result<(), String> {
 
 /// The version of the runtime's libseccomp, which the flag needs from 2.6 on.
 fn libseccomp(features: &Value) -> String {
-    let version = features["annotations"]["io.github.seccomp.libseccomp.version"].as_str();
+    let version = features[ANNOTATIONS][LIBSECCOMP].as_str();
     version.map_or_else(String::new, |version| format!(" (its libseccomp is {})", version.escape_default()))
+}
+
+/// The version of the libseccomp of a runtime whose `features` printed `text`, where it tells.
+#[must_use]
+pub fn libseccomp_version(text: &str) -> Option<[u32; 3]> {
+    let features: Value = serde_json::from_str(text).ok()?;
+    version(features[ANNOTATIONS][LIBSECCOMP].as_str()?)
 }
 
 /// The same by what `--version` printed, of a runtime that has no `features`.

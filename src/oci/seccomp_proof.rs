@@ -1,16 +1,12 @@
 //! Proof of [`crate::oci::seccomp_merge`] on compiled filters: the profile before and after is compiled with libseccomp as
-//! runc does it, exported as BPF, and run over sampled calls. The relation between the two answers is the module's promise.
+//! runtimes do it ([`seccomp_program`]), and run over sampled calls. The relation between the two answers is the module's promise.
 
 use std::fs;
 use std::io::Read;
 use std::io::Seek;
 use std::path::Path;
 
-use libseccomp::ScmpAction;
 use libseccomp::ScmpArch;
-use libseccomp::ScmpArgCompare;
-use libseccomp::ScmpCompareOp;
-use libseccomp::ScmpFilterContext;
 use libseccomp::ScmpSyscall;
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
@@ -18,14 +14,14 @@ use serde_json::Value;
 use serde_json::json;
 
 use crate::oci::intercepted;
-use crate::oci::seccomp_condition::Comparison;
-use crate::oci::seccomp_condition::Condition;
 use crate::oci::seccomp_merge::Listener;
 use crate::oci::seccomp_merge::Merge;
 use crate::oci::seccomp_merge::Merged;
 use crate::oci::seccomp_merge::merge;
 use crate::oci::seccomp_profile::Action;
 use crate::oci::seccomp_profile::Profile;
+use crate::oci::seccomp_program;
+use crate::oci::seccomp_program::Foreign;
 
 pub(super) const LISTENER: Listener<'_> = Listener { path: "/run/acctguard/listener.sock", metadata: "acctguard/1" };
 
@@ -112,66 +108,16 @@ impl Filter {
     }
 }
 
-fn action(action: Action) -> ScmpAction {
-    match action {
-        Action::Allow => ScmpAction::Allow,
-        Action::Log => ScmpAction::Log,
-        Action::Notify => ScmpAction::Notify,
-        Action::Errno(errno) => ScmpAction::Errno(i32::try_from(errno).expect("small")),
-        Action::Trace(value) => ScmpAction::Trace(u16::try_from(value).expect("small")),
-        Action::Trap => ScmpAction::Trap,
-        Action::KillThread => ScmpAction::KillThread,
-        Action::KillProcess => ScmpAction::KillProcess,
-    }
-}
-
-fn comparator(condition: &Condition) -> ScmpArgCompare {
-    let (operator, datum) = match condition.comparison {
-        Comparison::NotEqual => (ScmpCompareOp::NotEqual, condition.value),
-        Comparison::Less => (ScmpCompareOp::Less, condition.value),
-        Comparison::LessOrEqual => (ScmpCompareOp::LessOrEqual, condition.value),
-        Comparison::Equal => (ScmpCompareOp::Equal, condition.value),
-        Comparison::GreaterOrEqual => (ScmpCompareOp::GreaterEqual, condition.value),
-        Comparison::Greater => (ScmpCompareOp::Greater, condition.value),
-        Comparison::MaskedEqual => (ScmpCompareOp::MaskedEqual(condition.value), condition.value_two),
-    };
-    ScmpArgCompare::new(condition.index, operator, datum)
-}
-
-fn architecture(name: &str) -> ScmpArch {
-    match name {
-        "SCMP_ARCH_X86" => ScmpArch::X86,
-        "SCMP_ARCH_X32" => ScmpArch::X32,
-        "SCMP_ARCH_X86_64" => ScmpArch::X8664,
-        "SCMP_ARCH_AARCH64" => ScmpArch::Aarch64,
-        "SCMP_ARCH_ARM" => ScmpArch::Arm,
-        name => panic!("architecture {name} is not known to this test"),
-    }
-}
-
-/// Compiles a section as runc's `InitSeccomp` and `matchCall` do.
+/// Compiles a section as runtimes do.
 pub(super) fn compile(section: &Value) -> Result<Filter, String> {
     let profile = Profile::parse(section).map_err(|error| error.to_string())?;
-    let failed = |error: libseccomp::error::SeccompError| error.to_string();
-    let mut filter = ScmpFilterContext::new(action(profile.default)).map_err(failed)?;
-    for name in profile.architectures.iter().flatten() {
-        filter.add_arch(architecture(name)).map_err(failed)?;
-    }
-    for entry in &profile.entries {
-        for name in &entry.names {
-            let Ok(call) = ScmpSyscall::from_name(name) else { continue };
-            for rule in entry.rules.iter().filter(|rule| rule.action != profile.default) {
-                let conditions: Vec<_> = rule.conditions.iter().map(comparator).collect();
-                if conditions.is_empty() {
-                    filter.add_rule(action(rule.action), call).map_err(failed)?;
-                } else {
-                    filter.add_rule_conditional(action(rule.action), call, &conditions).map_err(failed)?;
-                }
-            }
-        }
-    }
+    compile_profile(&profile, Foreign::Killed)
+}
+
+/// Compiles a profile.
+pub(super) fn compile_profile(profile: &Profile, foreign: Foreign) -> Result<Filter, String> {
     let mut file = tempfile::tempfile().map_err(|error| error.to_string())?;
-    filter.export_bpf(&file).map_err(failed)?;
+    seccomp_program::write(profile, foreign, &file).map_err(|error| error.to_string())?;
     let mut bytes = Vec::new();
     file.rewind().and_then(|()| file.read_to_end(&mut bytes)).map_err(|error| error.to_string())?;
     Ok(Filter::parse(&bytes))

@@ -13,6 +13,7 @@ use serde_json::json;
 use crate::model::policy::Ground;
 use crate::oci::launcher_edit;
 use crate::oci::launcher_edit::Launcher;
+use crate::oci::launcher_listener;
 use crate::oci::seccomp_closed;
 use crate::oci::seccomp_closed::UnknownCalls;
 use crate::oci::seccomp_flags;
@@ -35,6 +36,8 @@ const UNWATCHED: &str = "--unwatched";
 const GROUND: &str = "--ground";
 /// Why calls that are being answered do not wait killable, for the hook to put on record.
 const NOT_KILLABLE: &str = "--not-killable";
+/// That calls wait killable by the launcher's listener, for the hook to put on record.
+const LAUNCHER_LISTENS: &str = "--launcher-listens";
 /// A hook's environment is what `env` says; without it the hook would inherit the runtime's (config.md, "POSIX-platform Hooks").
 const HOOK_ENV: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -62,6 +65,8 @@ pub struct Edit<'a> {
 pub enum Signals<'a> {
     /// Nothing: they wait until the call has its answer (`SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV`).
     Wait,
+    /// The same, by the launcher's own listener ([`launcher_listener`]): the runtime cannot.
+    WaitByLauncher,
     /// They cancel it, and it comes again or fails with EINTR.
     Cancel {
         /// Why that cannot be helped, in one line.
@@ -131,6 +136,9 @@ pub enum EditError {
     /// The seccomp section.
     #[error(transparent)]
     Seccomp(#[from] ProfileError),
+    /// The launcher can make no listener of its own; the caller tries again without.
+    #[error("the launcher can make no listener of its own: {0}")]
+    LauncherListener(String),
     /// The interception is asked for and cannot be put in; the caller's policy decides whether to try again without.
     #[error(transparent)]
     Conflict(#[from] Conflict),
@@ -180,6 +188,9 @@ pub fn edit(spec: &Value, edit: &Edit<'_>) -> Result<Edited, EditError> {
             install(object, edit, &own, &mut gaps)?;
             if let Some(section) = object.get_mut("linux").and_then(|linux| linux.get_mut("seccomp")) {
                 seccomp_flags::set(section, edit.signals == Signals::Wait);
+                if edit.signals == Signals::WaitByLauncher {
+                    launcher_listener::let_it_listen(section).map_err(EditError::LauncherListener)?;
+                }
             }
         }
         Interception::Off | Interception::Unprotected { .. } => {
@@ -200,8 +211,10 @@ pub fn edit(spec: &Value, edit: &Edit<'_>) -> Result<Edited, EditError> {
         arguments.extend([UNWATCHED, &unwatched]);
     }
     let installs = edit.interception == Interception::Install;
-    if let (true, Signals::Cancel { reason }) = (installs, edit.signals) {
-        arguments.extend([NOT_KILLABLE, reason]);
+    match edit.signals {
+        Signals::Cancel { reason } if installs => arguments.extend([NOT_KILLABLE, reason]),
+        Signals::WaitByLauncher if installs => arguments.push(LAUNCHER_LISTENS),
+        _ => {}
     }
     let placement = edit.placement.filter(|_| installs);
     put_on_ground(object, placement)?;
@@ -260,16 +273,23 @@ fn install(
     let section = linux.get("seccomp").filter(|section| !section.is_null());
     let path = edit.listener.path;
     let ours = section.filter(|section| section.get("listenerPath").and_then(Value::as_str) == Some(path));
+    let metadata = match edit.signals {
+        Signals::WaitByLauncher => launcher_listener::METADATA,
+        _ => edit.listener.metadata,
+    };
+    let listener = Listener { metadata, ..edit.listener };
     let close = edit.unknown_calls == UnknownCalls::Refused;
     let is_closed = ours.is_some_and(|section| allows(own) && seccomp_closed::is_closed(section));
-    // The mode may have changed since the last edit: then the workload's own profile is edited again.
+    // What is asked for may be another than at the last edit: then the workload's own profile is edited again.
     let before = match ours {
-        Some(_) if is_closed == (close && allows(own)) => return Ok(()),
+        Some(section) if is_closed == (close && allows(own)) && section["listenerMetadata"] == metadata => {
+            return Ok(());
+        }
         Some(section) => without_interception(section, path, own),
         None => section.cloned(),
     };
     let merge = if close { seccomp_closed::merge } else { seccomp_merge::merge };
-    match merge(before.as_ref(), edit.listener)? {
+    match merge(before.as_ref(), listener)? {
         Merge::Unchanged => {}
         Merge::Conflict(conflict) => return Err(conflict.into()),
         Merge::Merged(merged) if ours.is_some() && close && !seccomp_closed::is_closed(&merged.section) => {
@@ -512,7 +532,7 @@ mod tests {
     #[test]
     fn the_ground_is_told_to_the_hook_and_the_launcher_comes_and_goes() {
         let spec = parse(r#"{"process":{"args":["sh"],"capabilities":{"bounding":["CAP_KILL"]}},"linux":{}}"#);
-        let launcher = Launcher { descriptor: 4, databases: &[], lend: true };
+        let launcher = Launcher { descriptor: 4, databases: &[], lend: true, listening: None };
         let reasons = ["because".to_owned()];
         let copy = Some(Path::new("/run/crun/c1/config.json"));
         let seal = Placement { ground: Ground::Seal, reasons: &[], launcher: Some(launcher), runtime_copy: copy };

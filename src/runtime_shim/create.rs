@@ -38,6 +38,8 @@ use crate::runtime_shim::Call;
 use crate::runtime_shim::ShimError;
 use crate::runtime_shim::UnprotectedCause;
 use crate::runtime_shim::handover::Handover;
+use crate::runtime_shim::listening;
+use crate::runtime_shim::listening::Listening;
 use crate::runtime_shim::program_search;
 use crate::runtime_shim::record;
 use crate::runtime_shim::signals;
@@ -69,42 +71,72 @@ pub fn prepare(call: &Call) -> Result<Handover, ShimError> {
     let listener = Listener { path: &listener_path, metadata: LISTENER_METADATA };
     let decided = decided(call, &subject);
     let runtime_copy = runtime_copy(call).filter(|_| decided.standing.lend);
-    let launcher = decided.seat.as_ref().map(|seat| Launcher {
-        descriptor: seat.number(),
-        databases: &subject.applied.databases,
-        lend: decided.standing.lend,
-    });
-    let placement = Some(Placement {
-        ground: decided.standing.ground,
-        reasons: &decided.standing.reasons,
-        launcher,
-        runtime_copy: runtime_copy.as_deref(),
-    });
     // By policies that cannot be read, the daemon may still enforce.
     let unknown_calls = match subject.policies_broken {
         true => UnknownCalls::Refused,
         false => UnknownCalls::under(subject.applied.mode),
     };
-    let killable = match subject.applied.mode {
-        Mode::Off => Err("nothing is intercepted".to_owned()),
-        Mode::Audit | Mode::Enforce => signals::wait_killable(call),
+    let id = subject.workload.container.id.to_string();
+    let edit_as = |signals: Signals<'_>| {
+        let launcher = decided.seat.as_ref().map(|seat| Launcher {
+            descriptor: seat.number(),
+            databases: &subject.applied.databases,
+            lend: decided.standing.lend,
+            listening: (signals == Signals::WaitByLauncher).then(|| seat.listening(&id, None)),
+        });
+        let placement = Some(Placement {
+            ground: decided.standing.ground,
+            reasons: &decided.standing.reasons,
+            launcher,
+            runtime_copy: runtime_copy.as_deref(),
+        });
+        let edit_with = |interception: Interception<'_>| {
+            let (hook_program, config_file) = (hook_program.as_path(), config_file.as_deref());
+            let edit = Edit { hook_program, config_file, listener, interception, unknown_calls, signals, placement };
+            spec_edit::edit(subject.bundle.config(), &edit)
+        };
+        match subject.applied.mode {
+            Mode::Off => Ok(edit_with(Interception::Off)?),
+            Mode::Audit | Mode::Enforce => protected(call, &subject, &decided.standing, edit_with),
+        }
     };
-    let signals = killable.as_ref().map_or_else(|reason| Signals::Cancel { reason }, |()| Signals::Wait);
-    let edit_with = |interception: Interception<'_>| {
-        let (hook_program, config_file) = (hook_program.as_path(), config_file.as_deref());
-        let edit = Edit { hook_program, config_file, listener, interception, unknown_calls, signals, placement };
-        spec_edit::edit(subject.bundle.config(), &edit)
-    };
-    let edited = match subject.applied.mode {
-        Mode::Off => edit_with(Interception::Off)?,
-        Mode::Audit | Mode::Enforce => protected(call, &subject, &decided.standing, edit_with)?,
-    };
+    let (edited, listening) = with_signals(call, &subject, decided.seat.is_some(), edit_as)?;
     let sealed = edited.intercepted;
     subject.bundle.replace(edited.spec)?;
     match decided.seat.filter(|_| sealed) {
-        Some(seat) => Ok(Handover::with_launcher(call, seat, None)?),
+        Some(seat) => Ok(Handover::with_launcher(call, seat, listening, None)?),
         None => Ok(Handover::unchanged(call)),
     }
+}
+
+/// The edit, with calls that wait killable where the runtime can have them so, or the `launched` workload's launcher.
+fn with_signals(
+    call: &Call,
+    subject: &Subject,
+    launched: bool,
+    edit_as: impl Fn(Signals<'_>) -> Result<Edited, ShimError>,
+) -> Result<(Edited, Option<Listening>), ShimError> {
+    let cannot = match subject.applied.mode {
+        Mode::Off => return Ok((edit_as(Signals::Wait)?, None)),
+        Mode::Audit | Mode::Enforce => signals::wait_killable(call),
+    };
+    let Err(cannot) = cannot else { return Ok((edit_as(Signals::Wait)?, None)) };
+    if !launched {
+        return Ok((edit_as(Signals::Cancel { reason: &cannot.reason })?, None));
+    }
+    let reason = match listening::connect(call, &cannot, &subject.own_spec) {
+        Ok(line) => match edit_as(Signals::WaitByLauncher) {
+            Ok(edited) if !edited.intercepted => return Ok((edited, None)),
+            Ok(edited) => match listening::filter(&edited.spec) {
+                Ok(filter) => return Ok((edited, Some(Listening { line, filter }))),
+                Err(reason) => reason,
+            },
+            Err(ShimError::Edit(error @ EditError::LauncherListener(_))) => format!("{}; {error}", cannot.reason),
+            Err(error) => return Err(error),
+        },
+        Err(reason) => reason,
+    };
+    Ok((edit_as(Signals::Cancel { reason: &reason })?, None))
 }
 
 /// On which ground the container's own process is put.

@@ -43,11 +43,13 @@ pub fn register(call: &Call) -> Result<Handover, ShimError> {
     let pid = std::process::id();
     let start_time_ticks = Facts::read(pid).map_err(ShimError::OwnProcess)?.start_time_ticks;
     let bundle = Bundle::open(&state.bundle).ok();
-    let Plan { standing, handover } = exec_process::plan(call, &id, &state, bundle.as_ref());
-    let ground = standing.ground;
     let mut event = record::event(call, Kind::ContainerExec, Severity::Info);
+    let Plan { standing, handover, launcher_listens } =
+        exec_process::plan(call, &id, &event.id.to_string(), &state, bundle.as_ref());
+    let ground = standing.ground;
     event.session = Some(session(call, standing));
-    let registration = ExecRegistration { id: id.clone(), pid, start_time_ticks, ground, event: event.clone() };
+    let (of, told) = (id.clone(), event.clone());
+    let registration = ExecRegistration { id: of, pid, start_time_ticks, ground, launcher_listens, event: told };
     let request = Request::Exec(Box::new(registration));
     let Err(source) = Client::connect(&call.config).and_then(|client| client.order(&request)) else {
         return Ok(handover);

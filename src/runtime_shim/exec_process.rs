@@ -24,6 +24,7 @@ use crate::oci::launcher_edit::Launcher;
 use crate::oci::spec_edit;
 use crate::runtime_shim::Call;
 use crate::runtime_shim::handover::Handover;
+use crate::runtime_shim::listening;
 use crate::runtime_shim::standing;
 use crate::runtime_shim::standing::Decided;
 
@@ -37,11 +38,13 @@ pub struct Plan {
     pub standing: Standing,
     /// What the real runtime is handed.
     pub handover: Handover,
+    /// Whether its launcher makes a listener of its own.
+    pub launcher_listens: bool,
 }
 
 impl Plan {
     fn unchanged(call: &Call, standing: Standing) -> Self {
-        Self { standing, handover: Handover::unchanged(call) }
+        Self { standing, handover: Handover::unchanged(call), launcher_listens: false }
     }
 }
 
@@ -57,8 +60,8 @@ pub fn read_file(path: &Path) -> Option<Value> {
     serde_json::from_slice(&bytes).ok()
 }
 
-/// What is to be done about an exec into the container `id`.
-pub fn plan(call: &Call, id: &ContainerId, state: &State, bundle: Option<&Bundle>) -> Plan {
+/// What is to be done about an exec into the container `id`, recorded as `event`.
+pub fn plan(call: &Call, id: &ContainerId, event: &str, state: &State, bundle: Option<&Bundle>) -> Plan {
     let Some(bundle) = bundle else {
         return Plan::unchanged(call, Standing::plain(Ground::None));
     };
@@ -89,13 +92,20 @@ pub fn plan(call: &Call, id: &ContainerId, state: &State, bundle: Option<&Bundle
     });
     let Some(seat) = seat else { return unsealed(call, &spec, bundle, standing) };
     let mut process = process;
-    let launcher = Launcher { descriptor: seat.number(), databases: &applied.databases, lend: standing.lend };
+    let means = listening::of_exec(call, bundle.config(), &standing);
+    let launcher = Launcher {
+        descriptor: seat.number(),
+        databases: &applied.databases,
+        lend: standing.lend,
+        listening: means.is_some().then(|| seat.listening(id.as_str(), Some(event))),
+    };
     if !launcher_edit::put_in(&mut process, &launcher) {
         let reasons = vec!["not sealed: its process has no arguments".to_owned()];
         return unsealed(call, &spec, bundle, Standing { ground: Ground::Broker, reasons, lend: false });
     }
-    match Handover::with_launcher(call, seat, Some(&process)) {
-        Ok(handover) => Plan { standing, handover },
+    let launcher_listens = means.is_some();
+    match Handover::with_launcher(call, seat, means, Some(&process)) {
+        Ok(handover) => Plan { standing, handover, launcher_listens },
         Err(error) => {
             let reasons = vec![format!("not sealed: {}", crate::model::diagnostic::chain(&error))];
             unsealed(call, &spec, bundle, Standing { ground: Ground::Broker, reasons, lend: false })
@@ -116,7 +126,7 @@ fn unsealed(call: &Call, spec: &Value, bundle: &Bundle, standing: Standing) -> P
     let own = spec.pointer("/process/capabilities").filter(|own| own.is_object());
     process["capabilities"] = own.cloned().unwrap_or_else(|| serde_json::json!({}));
     match Handover::with_process(call, &process) {
-        Ok(handover) => Plan { standing, handover },
+        Ok(handover) => Plan { standing, handover, launcher_listens: false },
         Err(_) => Plan::unchanged(call, standing),
     }
 }

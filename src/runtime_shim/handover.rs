@@ -1,6 +1,6 @@
 //! What the real runtime is handed: its command line, and the descriptors that it is to keep open for the container.
 //!
-//! The launcher is a sealed memfd behind all that the caller preserves: runtimes hand on the descriptors of LISTEN_FDS
+//! The launcher is a sealed memfd behind all that the caller preserves, and behind it what it makes its own listener with: runtimes hand on the descriptors of LISTEN_FDS
 //! (sd_listen_fds(3)) from 3, after them as many as `--preserve-fds` says.
 
 use std::ffi::OsString;
@@ -19,7 +19,9 @@ use crate::kernel::program_format::ProgramFormat;
 use crate::kernel::sealed_memory;
 use crate::kernel::sealed_memory::Purpose;
 use crate::kernel::sealed_memory::SealedMemoryError;
+use crate::oci::launcher_edit::Listening as Listens;
 use crate::runtime_shim::Call;
+use crate::runtime_shim::listening::Listening;
 
 /// Base name of the launcher, beside the shim.
 const LAUNCHER_NAME: &str = "acctguard-launch";
@@ -70,10 +72,10 @@ pub enum LauncherError {
     },
 }
 
-/// Memory and the number under which the real runtime is to have it.
+/// A descriptor and the number under which the real runtime is to have it.
 #[derive(Debug)]
 struct Descriptor {
-    memory: OwnedFd,
+    own: OwnedFd,
     number: i32,
 }
 
@@ -92,17 +94,28 @@ impl Handover {
         Self { argv: call.line.forwarded.clone(), descriptors: Vec::new() }
     }
 
-    /// The command line that preserves `seat`, and the launcher on it; for an exec also its process.
+    /// The command line that preserves `seat`, the launcher on it, and what that makes its own listener with; for an exec also its
+    /// process.
     ///
     /// # Errors
     /// The process has no room in memory.
-    pub fn with_launcher(call: &Call, seat: Seat, process: Option<&Value>) -> Result<Self, LauncherError> {
-        let number = seat.number();
-        let mut descriptors = vec![Descriptor { memory: seat.launcher, number }];
-        let preserved = Some(seat.preserved.by_option.saturating_add(1));
+    pub fn with_launcher(
+        call: &Call,
+        seat: Seat,
+        listening: Option<Listening>,
+        process: Option<&Value>,
+    ) -> Result<Self, LauncherError> {
+        let Listens { line, filter, .. } = seat.listening("", None);
+        let mut descriptors = vec![Descriptor { number: seat.number(), own: seat.launcher }];
+        if let Some(listening) = listening {
+            descriptors.push(Descriptor { own: listening.line, number: line });
+            descriptors.push(Descriptor { own: listening.filter, number: filter });
+        }
+        let preserved = seat.preserved.by_option.saturating_add(u32::try_from(descriptors.len()).unwrap_or(u32::MAX));
+        // not preserved: the runtime alone reads it
         let file =
-            process.map(|process| add_process(&mut descriptors, number.saturating_add(1), process)).transpose()?;
-        Ok(Self { argv: call.line.with(preserved, file.as_deref()), descriptors })
+            process.map(|process| add_process(&mut descriptors, filter.saturating_add(1), process)).transpose()?;
+        Ok(Self { argv: call.line.with(Some(preserved), file.as_deref()), descriptors })
     }
 
     /// The command line with `process` in the place of its process file, without the launcher.
@@ -125,11 +138,11 @@ impl Handover {
         let above = self.descriptors.iter().map(|descriptor| descriptor.number.saturating_add(1)).max().unwrap_or(0);
         // out of the way first: one may lie where another is to go
         let moved = self.descriptors.iter().map(|descriptor| {
-            let moved = rustix::io::fcntl_dupfd_cloexec(&descriptor.memory, above);
+            let moved = rustix::io::fcntl_dupfd_cloexec(&descriptor.own, above);
             moved.map(|moved| (moved, descriptor.number)).map_err(|errno| (descriptor.number, errno))
         });
-        for (memory, number) in moved.collect::<Result<Vec<_>, _>>()? {
-            sealed_memory::place(&memory, number).map_err(|errno| (number, errno))?;
+        for (own, number) in moved.collect::<Result<Vec<_>, _>>()? {
+            sealed_memory::place(&own, number).map_err(|errno| (number, errno))?;
         }
         Ok(())
     }
@@ -138,7 +151,7 @@ impl Handover {
 /// A process file in memory, which the runtime reads by its own descriptor and hands on to nobody.
 fn add_process(descriptors: &mut Vec<Descriptor>, number: i32, process: &Value) -> Result<PathBuf, SealedMemoryError> {
     let memory = sealed_memory::make("acctguard-process", process.to_string().as_bytes(), Purpose::Text)?;
-    descriptors.push(Descriptor { memory, number });
+    descriptors.push(Descriptor { own: memory, number });
     Ok(PathBuf::from(format!("/proc/self/fd/{number}")))
 }
 
@@ -162,8 +175,8 @@ impl Preserved {
         let listening = listening(variable("LISTEN_PID"), variable("LISTEN_FDS"), std::process::id());
         let number = FIRST_PRESERVED + by_option + listening;
         let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
-        // room for the launcher, a process file, and for moving both out of the way
-        if u64::from(number) + 4 > limit {
+        // room for the launcher, its line and filter, a process file, and for moving all of them out of the way
+        if u64::from(number) + 8 > limit {
             return Err(LauncherError::Limit { number, limit });
         }
         Ok(Self { by_option, listening })
@@ -199,6 +212,13 @@ impl Seat {
     #[must_use]
     pub fn number(&self) -> i32 {
         self.preserved.first_free()
+    }
+
+    /// The descriptors with which it makes its own listener in `container`, for the exec session of which `exec` is the recorded event.
+    #[must_use]
+    pub fn listening<'a>(&self, container: &'a str, exec: Option<&'a str>) -> Listens<'a> {
+        let number = self.number();
+        Listens { line: number.saturating_add(1), filter: number.saturating_add(2), container, exec }
     }
 }
 

@@ -36,6 +36,7 @@ mod engine_log;
 mod exec;
 mod exec_process;
 mod handover;
+mod listening;
 mod program_search;
 mod real_runtime;
 mod record;

@@ -44,10 +44,30 @@ struct Answer {
     changed: (i64, i64),
     /// Why calls cannot wait killable; absent when they can.
     reason: Option<String>,
+    /// Version of its libseccomp, where it told.
+    #[serde(default)]
+    libseccomp: Option<[u32; 3]>,
+}
+
+/// What a runtime that cannot have calls wait killable said.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cannot {
+    /// One line.
+    pub reason: String,
+    /// Version of its libseccomp, where it told.
+    pub libseccomp: Option<[u32; 3]>,
+}
+
+impl From<String> for Cannot {
+    fn from(reason: String) -> Self {
+        Self { reason, libseccomp: None }
+    }
 }
 
 impl Answer {
-    fn of(program: &Metadata, reason: Option<String>) -> Self {
+    fn of(program: &Metadata, cannot: Option<Cannot>) -> Self {
+        let (reason, libseccomp) = cannot.map(|cannot| (cannot.reason, cannot.libseccomp)).unzip();
+
         Self {
             device: program.dev(),
             inode: program.ino(),
@@ -55,23 +75,28 @@ impl Answer {
             modified: (program.mtime(), program.mtime_nsec()),
             changed: (program.ctime(), program.ctime_nsec()),
             reason,
+            libseccomp: libseccomp.flatten(),
         }
+    }
+
+    fn cannot(&self) -> Option<Cannot> {
+        self.reason.clone().map(|reason| Cannot { reason, libseccomp: self.libseccomp })
     }
 }
 
 /// Whether calls wait killable under the real runtime of `call`.
 ///
 /// # Errors
-/// One line that says why not.
-pub fn wait_killable(call: &Call) -> Result<(), String> {
+/// [`Cannot`].
+pub fn wait_killable(call: &Call) -> Result<(), Cannot> {
     if !features::can_wait_killable() {
-        return Err("the kernel cannot: it needs Linux 5.19".to_owned());
+        return Err("the kernel cannot: it needs Linux 5.19".to_owned().into());
     }
     let path = call.real.path();
     let program = fs::metadata(path).map_err(|error| format!("the runtime cannot be looked at: {error}"))?;
     let file = kept_in(call, &program);
     if let Some(known) = kept(&file, &program) {
-        return known.reason.map_or(Ok(()), Err);
+        return known.cannot().map_or(Ok(()), Err);
     }
     let outcome = ask(path);
     keep(&file, &Answer::of(&program, outcome.clone().err()));
@@ -79,13 +104,13 @@ pub fn wait_killable(call: &Call) -> Result<(), String> {
 }
 
 /// Asks the runtime itself.
-fn ask(path: &Path) -> Result<(), String> {
+fn ask(path: &Path) -> Result<(), Cannot> {
     let failed = |error: String| format!("the runtime does not tell its features: {error}");
-    let by_features = runtime_features::waits_killable(&output(path, "features").map_err(failed)?);
-    by_features.or_else(|reason| {
-        let version = output(path, "--version").map_err(failed)?;
-        runtime_features::version_waits_killable(&version).map_err(|_| reason)
-    })
+    let features = output(path, "features").map_err(failed)?;
+    let Err(reason) = runtime_features::waits_killable(&features) else { return Ok(()) };
+    let version = output(path, "--version").map_err(failed)?;
+    let libseccomp = runtime_features::libseccomp_version(&features);
+    runtime_features::version_waits_killable(&version).map_err(|_| Cannot { reason, libseccomp })
 }
 
 /// What the runtime prints for `argument`, within [`PATIENCE`].
@@ -130,7 +155,7 @@ fn kept_in(call: &Call, program: &Metadata) -> PathBuf {
 fn kept(file: &Path, program: &Metadata) -> Option<Answer> {
     let age = SystemTime::now().duration_since(fs::metadata(file).ok()?.modified().ok()?).ok()?;
     let known: Answer = serde_json::from_slice(&fs::read(file).ok()?).ok()?;
-    (age < KEPT && known == Answer::of(program, known.reason.clone())).then_some(known)
+    (age < KEPT && known == Answer::of(program, known.cannot())).then_some(known)
 }
 
 /// Keeps an answer; where that fails the runtime is asked again next time.
@@ -174,7 +199,7 @@ mod tests {
             assert!(begun.elapsed() < Duration::from_secs(10), "{script}");
             match (&found, expected) {
                 (Ok(()), Ok(())) => {}
-                (Err(reason), Err(words)) => assert!(reason.contains(words), "{script}: {reason}"),
+                (Err(cannot), Err(words)) => assert!(cannot.reason.contains(words), "{script}: {cannot:?}"),
                 _ => panic!("{script}: {found:?}"),
             }
         }
@@ -188,9 +213,10 @@ mod tests {
         let path = runtime(folder.path(), "exit 0");
         let program = fs::metadata(&path).expect("metadata");
         assert_eq!(kept(&file, &program), None);
-        for reason in [None, Some("why".to_owned())] {
-            keep(&file, &Answer::of(&program, reason.clone()));
-            assert_eq!(kept(&file, &program).expect("kept").reason, reason);
+        let cannot = Cannot { reason: "why".to_owned(), libseccomp: Some([2, 5, 4]) };
+        for cannot in [None, Some(cannot)] {
+            keep(&file, &Answer::of(&program, cannot.clone()));
+            assert_eq!(kept(&file, &program).expect("kept").cannot(), cannot);
         }
         let old = SystemTime::now().checked_sub(KEPT).expect("time");
         fs::File::options().write(true).open(&file).expect("open").set_modified(old).expect("set time");

@@ -73,6 +73,8 @@ pub struct Origin {
     pub session: Option<Session>,
     /// On what enforcement stands.
     pub ground: Ground,
+    /// Whether it gives way to the launcher's own listener when that asks for it.
+    pub gives_way: bool,
 }
 
 /// Up to the first execve it is the runtime's own code that runs inside the filter.
@@ -103,6 +105,8 @@ pub struct Supervisor {
     recorder: Arc<dyn Recorder>,
     origin: Origin,
     phase: Phase,
+    /// The execve by which the runtime's init becomes the launcher, until the launcher makes a call.
+    launcher: Option<Notification>,
     recent: VecDeque<Recent>,
     /// Carries out what an enforced workload may do; `None`: calls are let go after they are decided.
     broker: Option<Broker>,
@@ -126,6 +130,7 @@ impl Supervisor {
             recorder,
             origin,
             phase: Phase::RuntimeInit,
+            launcher: None,
             recent: VecDeque::new(),
             broker: None,
             last_deed: None,
@@ -178,6 +183,17 @@ impl Supervisor {
     pub fn begins_workload(&self, notification: &Notification) -> bool {
         let decoded = decode(notification.arch, notification.nr, notification.args);
         self.phase == Phase::RuntimeInit && self.is_first_execve(notification, &decoded)
+    }
+
+    /// Whether `notification` is the launcher's wish that this listener be given up for its own ([`crate::supervise`] knows no more of
+    /// that). Nothing but the launcher can have it: nobody else has run since the runtime's own init.
+    #[must_use]
+    pub fn is_to_give_way(&self, notification: &Notification) -> bool {
+        let asks = || match decode(notification.arch, notification.nr, notification.args) {
+            Decoded::Request(request) => matches!(request.operation, Operation::InstallFilter { .. }),
+            _ => false,
+        };
+        self.launcher.is_some_and(|start| start.tid == notification.tid) && asks()
     }
 
     /// The exec session, with what its first execve told.
@@ -264,6 +280,14 @@ impl Supervisor {
             return Reply::let_go(ContinueReason::RuntimeInit);
         }
         self.phase = Phase::Workload;
+        let starts = is_first_execve && self.origin.gives_way && self.origin.ground == Ground::Seal;
+        // a signal, as runc's own, has the same call come again; the launcher's arguments lie elsewhere than the runtime's
+        let is_same = |start: Notification| {
+            (start.tid, start.nr, start.args) == (notification.tid, notification.nr, notification.args)
+        };
+        if !self.launcher.is_some_and(is_same) {
+            self.launcher = starts.then_some(*notification);
+        }
         for kept in &mut self.undelivered {
             kept.note_call(notification);
         }

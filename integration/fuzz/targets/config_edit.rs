@@ -17,7 +17,7 @@ pub fn check(data: &[u8]) {
     let Some((asked, text)) = data.split_first() else { return };
     let Ok(spec) = serde_json::from_slice::<Value>(text) else { return };
     let databases = [DatabasePath::new("/etc/passwd").expect("a path")];
-    let launcher = Launcher { descriptor: 7, databases: &databases, lend: asked & 8 != 0 };
+    let launcher = Launcher { descriptor: 7, databases: &databases, lend: asked & 8 != 0, listening: None };
     let placement = Placement { ground: Ground::Seal, reasons: &[], launcher: Some(launcher), runtime_copy: None };
     let edit = Edit {
         hook_program: Path::new("/usr/bin/acctguard-hook"),

@@ -176,7 +176,8 @@ pub struct Protection {
     pub intercepted: bool,
     /// On which ground the container's own process stands.
     pub ground: Ground,
-    /// Who installed the filter: `runtime`, or absent.
+    /// Who installed the filter by whose listener the container's own process is heard: `runtime`, `launcher` where the runtime cannot
+    /// have calls wait killable, or absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub installer: Option<String>,
     /// Whether a call that is being answered waits for that, whatever signals come but a deadly one
