@@ -1,6 +1,7 @@
 //! What happens every few seconds: records that waited in the spool are taken in, containers that ended unnoticed are
 //! concluded.
 
+use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -33,26 +34,36 @@ enum IntakeError {
 
 /// Runs until the worker ends.
 pub fn run(service: &Arc<Service>) {
+    let mut refuge = Some(refuge(&service.config));
     while !service.stopping.load(Ordering::Acquire) {
         std::thread::sleep(INTERVAL);
+        let is_done = take_in(service, refuge.as_deref());
+        // what comes there later is this worker's own
+        refuge = refuge.filter(|_| !is_done);
         // an exit comes after everything else of its container, and what waits may be of one
-        if take_in_spool(service) {
+        if is_done {
             conclude_ended(service);
         }
     }
 }
 
-/// Where a daemon that stops puts what the store did not take.
+/// Where a worker puts what the store does not take, for the next one.
 #[must_use]
 pub fn refuge(config: &Config) -> PathBuf {
     config.run_dir.join("unstored")
 }
 
-/// Records what was spooled while no daemon was there, and what the last one could not store. False when some of it still waits.
-pub fn take_in_spool(service: &Service) -> bool {
+/// Records what was spooled while no daemon was there, and what the last worker could not store.
+pub fn take_in_all(service: &Service) {
+    take_in(service, Some(&refuge(&service.config)));
+}
+
+/// False when some of it still waits.
+fn take_in(service: &Service, refuge: Option<&Path>) -> bool {
     let mut is_done = true;
-    for directory in [refuge(&service.config), service.config.spool_dir()] {
-        match spool::take_all(&directory, |event| take_in(service, event).map_err(IntakeError::from)) {
+    let spool = service.config.spool_dir();
+    for directory in refuge.into_iter().chain([spool.as_path()]) {
+        match spool::take_all(directory, |event| record(service, event).map_err(IntakeError::from)) {
             Ok(taken) => {
                 if taken.events > 0 {
                     tracing::info!(events = taken.events, "records made while the daemon was away are in the store");
@@ -71,7 +82,7 @@ pub fn take_in_spool(service: &Service) -> bool {
 }
 
 /// Makes `event` durable. An exit that was spooled is the container's only one.
-fn take_in(service: &Service, event: Event) -> Result<(), StoreError> {
+fn record(service: &Service, event: Event) -> Result<(), StoreError> {
     let ended = event.container.as_ref().filter(|_| event.kind == Kind::ContainerExited).map(|gone| gone.id.clone());
     match ended {
         Some(id) if !runs_anew(service, &id, &event) => service.exited(&id, event, Unstored::Refused),

@@ -3,11 +3,13 @@
 //! - [`Journal::write`] is durable or fails. Who asks decides what a failure means: an enforcing policy refuses what it could not record.
 //! - [`Journal::keep`] takes what must go on, or has happened, whatever becomes of its record. It waits in bounded memory, is written in
 //!   order as soon as the disk takes it, and exactly once, for the store knows event ids. What finds no room is counted for its container.
+//!   It waits in files in the run directory, too, which is memory as a rule (tmpfs): a worker that follows a killed one takes it in.
 //! - While something waits nothing goes before it, so a write fails at once then: no workload waits twice for a broken disk.
 //! - `protection.degraded` goes ahead of what waits, `protection.degraded` with the number of lost events of each container follows it, then
 //!   `protection.restored`. The daemon's log tells both at once.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::Condvar;
@@ -56,6 +58,10 @@ struct Outage {
     since: Instant,
     reason: String,
     kept: u64,
+    /// Files of events that wait in the refuge, too.
+    in_refuge: Vec<PathBuf>,
+    /// Whether the refuge takes none either.
+    refuge_fails: bool,
     lost: BTreeMap<Option<String>, Lost>,
 }
 
@@ -64,7 +70,7 @@ struct Outage {
 pub struct Journal {
     store: Arc<Store>,
     host: Host,
-    /// Where what still waits goes when the daemon stops: another file system than the store's, as a rule.
+    /// Where what waits is for the next worker: another file system than the store's, as a rule.
     refuge: PathBuf,
     state: Mutex<State>,
     changed: Condvar,
@@ -133,7 +139,7 @@ impl Journal {
             Err(error) => return tracing::error!("an event is lost: {}", chain(&error)),
         };
         let container = event.container.as_ref().map(|container| container.id.as_str().to_owned());
-        let writes = std::iter::once(Write::Event(row)).chain(more.iter().cloned()).collect();
+        let writes = std::iter::once(Write::Event(row.clone())).chain(more.iter().cloned()).collect();
         let mut state = self.state();
         if state.outage.is_none() {
             state.outage = Some(self.begin_outage(&mut state.backlog, reason));
@@ -141,6 +147,9 @@ impl Journal {
         let has_room = state.backlog.keep(writes, container.as_deref());
         if let Some(outage) = &mut state.outage {
             outage.note(event, container, has_room);
+            if has_room {
+                outage.save(&self.refuge, &row);
+            }
         }
         self.changed.notify_all();
     }
@@ -155,8 +164,22 @@ impl Journal {
             reason: format!("{reason}; they wait in memory, and enforcing policies refuse what cannot be recorded"),
             remedy: Some("see that the event store's file system has room and can be written to".to_owned()),
         });
-        put(backlog, &event);
-        Outage { since: Instant::now(), reason: reason.to_owned(), kept: 0, lost: BTreeMap::new() }
+        let mut outage = Outage {
+            since: Instant::now(),
+            reason: reason.to_owned(),
+            kept: 0,
+            in_refuge: Vec::new(),
+            refuge_fails: false,
+            lost: BTreeMap::new(),
+        };
+        match Row::new(&event) {
+            Ok(row) => {
+                backlog.keep_always(row.clone());
+                outage.save(&self.refuge, &row);
+            }
+            Err(error) => tracing::error!("{}", chain(&error)),
+        }
+        outage
     }
 
     /// Writes what waits until the daemon stops.
@@ -202,6 +225,8 @@ impl Journal {
             return;
         }
         let Some(outage) = state.outage.take() else { return };
+        // should one stay, the store knows its event when the next worker takes it in
+        outage.in_refuge.iter().for_each(|file| drop(std::fs::remove_file(file)));
         let seconds = outage.since.elapsed().as_secs();
         let lost: u64 = outage.lost.values().map(|lost| lost.count).sum();
         tracing::warn!(kept = outage.kept, lost, seconds, "events are stored again, those that waited in memory too");
@@ -235,7 +260,7 @@ impl Journal {
         for write in &writes {
             let Write::Event(row) = write else { continue };
             match spool::put_row(&self.refuge, row) {
-                Ok(()) => saved = saved.saturating_add(1),
+                Ok(_) => saved = saved.saturating_add(1),
                 Err(error) => {
                     let lost = (state.backlog.events() as u64).saturating_sub(saved);
                     tracing::error!("{lost} events that waited in memory are lost: {}", chain(&error));
@@ -265,6 +290,20 @@ impl Journal {
 }
 
 impl Outage {
+    /// Saves an event for the worker that follows should this one be killed.
+    fn save(&mut self, refuge: &Path, row: &Row) {
+        if self.refuge_fails {
+            return;
+        }
+        match spool::put_row(refuge, row) {
+            Ok(file) => self.in_refuge.push(file),
+            Err(error) => {
+                self.refuge_fails = true;
+                tracing::error!("events that wait would be lost with this worker: {}", chain(&error));
+            }
+        }
+    }
+
     fn note(&mut self, event: &Event, container: Option<String>, has_room: bool) {
         if has_room {
             self.kept = self.kept.saturating_add(1);

@@ -164,7 +164,7 @@ pub fn run(config: Config, stored: bool, otherwise: Otherwise) -> Result<(), Wor
         }
     }
     second_keeper.into_iter().for_each(|line| service.lines.set_second_keeper(line));
-    housekeeping::take_in_spool(&service);
+    housekeeping::take_in_all(&service);
     for sink in &service.config.sinks {
         start_sink(&service, sink)?;
     }

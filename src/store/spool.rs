@@ -67,18 +67,18 @@ fn failed(operation: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -
 /// [`SpoolError`]; then nothing but perhaps a temporary file is left, which the next intake removes.
 pub fn put(dir: &Path, event: &Event) -> Result<(), SpoolError> {
     let text = serde_json::to_vec(event).map_err(|source| SpoolError::Encode { id: event.id.to_string(), source })?;
-    put_text(dir, &event.id.to_string(), &text)
+    put_text(dir, &event.id.to_string(), &text).map(drop)
 }
 
-/// Puts the event of `row`, as [`put`] does.
+/// Puts the event of `row`, as [`put`] does, and returns its file.
 ///
 /// # Errors
 /// As [`put`].
-pub fn put_row(dir: &Path, row: &Row) -> Result<(), SpoolError> {
+pub fn put_row(dir: &Path, row: &Row) -> Result<PathBuf, SpoolError> {
     put_text(dir, &row.id, row.json.as_bytes())
 }
 
-fn put_text(dir: &Path, id: &str, text: &[u8]) -> Result<(), SpoolError> {
+fn put_text(dir: &Path, id: &str, text: &[u8]) -> Result<PathBuf, SpoolError> {
     make_directory(dir).map_err(failed("create spool directory", dir))?;
     let temporary = dir.join(format!(".{id}.{}.tmp", std::process::id()));
     let path = dir.join(format!("{id}.json"));
@@ -96,7 +96,8 @@ fn put_text(dir: &Path, id: &str, text: &[u8]) -> Result<(), SpoolError> {
         return Err(failed("write", &temporary)(error));
     }
     std::fs::rename(&temporary, &path).map_err(failed("rename to", &path))?;
-    File::open(dir).and_then(|directory| directory.sync_all()).map_err(failed("sync", dir))
+    File::open(dir).and_then(|directory| directory.sync_all()).map_err(failed("sync", dir))?;
+    Ok(path)
 }
 
 /// Its own name is made durable too: a power cut must not take the directory with what is in it.

@@ -9,6 +9,7 @@ use nix::mount::MsFlags;
 /// A small file system of its own, in a mount namespace of this thread's own.
 struct Disk {
     folder: tempfile::TempDir,
+    refuge: tempfile::TempDir,
 }
 
 impl Disk {
@@ -19,7 +20,7 @@ impl Disk {
         let folder = tempfile::tempdir().expect("folder");
         let (kind, options) = (Some("tmpfs"), Some("size=4m"));
         nix::mount::mount(kind, folder.path(), kind, MsFlags::empty(), options).expect("mount a tmpfs");
-        Self { folder }
+        Self { folder, refuge: tempfile::tempdir().expect("folder") }
     }
 
     fn store(&self) -> Arc<Store> {
@@ -27,7 +28,7 @@ impl Disk {
     }
 
     fn journal(&self, store: &Arc<Store>, max_bytes: usize) -> Arc<Journal> {
-        let refuge = std::env::temp_dir().join(format!("refuge-{}", uuid::Uuid::now_v7()));
+        let refuge = self.refuge.path().join("unstored");
         Journal::start(Arc::clone(store), Host::default(), refuge, max_bytes).expect("start")
     }
 
@@ -169,7 +170,25 @@ fn what_a_stopping_daemon_cannot_store_goes_to_the_refuge_and_the_next_one_takes
     }
     let own: Vec<Event> = stored(&store).into_iter().filter(|event| event.container.is_some()).collect();
     assert_eq!(ids(&own), ids(&made));
-    std::fs::remove_dir_all(&journal.refuge).expect("remove the refuge");
+}
+
+#[test]
+fn what_waits_is_in_the_refuge_for_whoever_follows_a_killed_worker_and_leaves_it_when_it_is_stored() {
+    let disk = Disk::new();
+    let store = disk.store();
+    let journal = disk.journal(&store, MEMORY_BYTES);
+    let mut made = record_until_full(&disk, &journal);
+    let waiting = (0..10).map(|_| event("c1")).collect::<Vec<_>>();
+    waiting.iter().for_each(|event| journal.record_or_keep(event));
+    made.extend(waiting.iter().cloned());
+    let refuge = || std::fs::read_dir(&journal.refuge).map(|entries| entries.count()).unwrap_or_default();
+    let saved = |event: &Event| journal.refuge.join(format!("{}.json", event.id)).is_file();
+    assert!(waiting.iter().all(saved), "{} files", refuge());
+    disk.free();
+    until("everything is stored", || stored(&store).last().is_some_and(|last| last.kind == Kind::ProtectionRestored));
+    let own: Vec<Event> = stored(&store).into_iter().filter(|event| event.container.is_some()).collect();
+    assert_eq!(ids(&own), ids(&made));
+    until("the refuge is left", || refuge() == 0);
 }
 
 #[derive(Debug, thiserror::Error)]
