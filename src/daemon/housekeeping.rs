@@ -17,6 +17,7 @@ use crate::model::workload::ContainerId;
 use crate::store::StoreError;
 use crate::store::spool;
 use crate::store::spool::SpoolError;
+use crate::store::spool::Then;
 
 /// How often.
 const INTERVAL: Duration = Duration::from_secs(5);
@@ -37,7 +38,7 @@ pub fn run(service: &Arc<Service>) {
     let mut refuge = Some(refuge(&service.config));
     while !service.stopping.load(Ordering::Acquire) {
         std::thread::sleep(INTERVAL);
-        let is_done = take_in(service, refuge.as_deref());
+        let is_done = take_in(service, refuge.as_deref(), Unstored::Refused);
         // what comes there later is this worker's own
         refuge = refuge.filter(|_| !is_done);
         // an exit comes after everything else of its container, and what waits may be of one
@@ -53,18 +54,20 @@ pub fn refuge(config: &Config) -> PathBuf {
     config.run_dir.join("unstored")
 }
 
-/// Records what was spooled while no daemon was there, and what the last worker could not store.
+/// Records what was spooled while no daemon was there, and what the last worker could not store; before anything else, which would go
+/// before it where the disk still takes nothing.
 pub fn take_in_all(service: &Service) {
-    take_in(service, Some(&refuge(&service.config)));
+    take_in(service, Some(&refuge(&service.config)), Unstored::Kept);
 }
 
 /// False when some of it still waits.
-fn take_in(service: &Service, refuge: Option<&Path>) -> bool {
+fn take_in(service: &Service, refuge: Option<&Path>, unstored: Unstored) -> bool {
     let mut is_done = true;
     let spool = service.config.spool_dir();
     for directory in refuge.into_iter().chain([spool.as_path()]) {
-        match spool::take_all(directory, |event| record(service, event).map_err(IntakeError::from)) {
+        match spool::take_all(directory, |event| record(service, event, unstored).map_err(IntakeError::from)) {
             Ok(taken) => {
+                is_done &= taken.left == 0;
                 if taken.events > 0 {
                     tracing::info!(events = taken.events, "records made while the daemon was away are in the store");
                 }
@@ -81,13 +84,15 @@ fn take_in(service: &Service, refuge: Option<&Path>) -> bool {
     is_done
 }
 
-/// Makes `event` durable. An exit that was spooled is the container's only one.
-fn record(service: &Service, event: Event) -> Result<(), StoreError> {
+/// Makes `event` durable, or has it wait where `unstored` says so. An exit that was spooled is the container's only one.
+fn record(service: &Service, event: Event, unstored: Unstored) -> Result<Then, StoreError> {
     let ended = event.container.as_ref().filter(|_| event.kind == Kind::ContainerExited).map(|gone| gone.id.clone());
     match ended {
-        Some(id) if !runs_anew(service, &id, &event) => service.exited(&id, event, Unstored::Refused),
-        _ => service.journal.record(&event),
+        Some(id) if !runs_anew(service, &id, &event) => service.exited(&id, event, unstored)?,
+        _ if unstored == Unstored::Kept => service.journal.record_or_keep(&event),
+        _ => service.journal.record(&event)?,
     }
+    Ok(if service.journal.is_waiting() { Then::Leave } else { Then::Remove })
 }
 
 /// Whether a container of this id runs that is another than the one that `exit` tells of.

@@ -271,6 +271,12 @@ impl Journal {
         tracing::warn!("{saved} events that the store did not take wait in {}", self.refuge.display());
     }
 
+    /// Whether something waits for the disk.
+    #[must_use]
+    pub fn is_waiting(&self) -> bool {
+        !self.state().backlog.is_empty()
+    }
+
     /// The store, for reading and for what is no record.
     #[must_use]
     pub const fn store(&self) -> &Arc<Store> {

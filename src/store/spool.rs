@@ -47,11 +47,22 @@ pub enum SpoolError {
     },
 }
 
+/// What becomes of the file of an event that was handed over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Then {
+    /// It is recorded.
+    Remove,
+    /// It is for the next time.
+    Leave,
+}
+
 /// What one intake came to.
 #[derive(Debug, Default)]
 pub struct Taken {
-    /// Events handed over.
+    /// Events that are recorded.
     pub events: usize,
+    /// Events whose files were left.
+    pub left: usize,
     /// Files that hold no event: renamed to `<name>.rejected`, with the reason.
     pub rejected: Vec<(PathBuf, String)>,
 }
@@ -112,20 +123,22 @@ fn make_directory(dir: &Path) -> std::io::Result<()> {
     }
 }
 
-/// Hands every spooled event, oldest first, to `record` and removes its file when that says `Ok`.
+/// Hands every spooled event, oldest first, to `record` and removes its file when that says so.
 /// Stops at the first event that `record` refuses; it stays for the next time. A missing directory is an empty one.
 ///
 /// # Errors
 /// The error of `record`, or [`SpoolError`] (through `E`) when the directory cannot be read.
-pub fn take_all<E: From<SpoolError>>(dir: &Path, mut record: impl FnMut(Event) -> Result<(), E>) -> Result<Taken, E> {
+pub fn take_all<E: From<SpoolError>>(dir: &Path, mut record: impl FnMut(Event) -> Result<Then, E>) -> Result<Taken, E> {
     let mut taken = Taken::default();
     for path in spooled_files(dir)? {
         match read_event(&path) {
-            Ok(event) => {
-                record(event)?;
-                std::fs::remove_file(&path).map_err(failed("remove", &path))?;
-                taken.events = taken.events.saturating_add(1);
-            }
+            Ok(event) => match record(event)? {
+                Then::Leave => taken.left = taken.left.saturating_add(1),
+                Then::Remove => {
+                    std::fs::remove_file(&path).map_err(failed("remove", &path))?;
+                    taken.events = taken.events.saturating_add(1);
+                }
+            },
             Err(reason) => {
                 let aside = path.with_extension("json.rejected");
                 std::fs::rename(&path, &aside).map_err(failed("rename to", &aside))?;

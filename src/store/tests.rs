@@ -253,7 +253,7 @@ fn the_spool_gives_every_event_once_and_puts_aside_what_is_none() {
     let spool = dir.path().join("spool");
     let first = event("c1", Kind::ContainerCreated);
     let second = event("c1", Kind::ContainerExited);
-    assert_eq!(spool::take_all(&spool, |_| Ok::<_, spool::SpoolError>(())).unwrap().events, 0);
+    assert_eq!(spool::take_all(&spool, |_| Ok::<_, spool::SpoolError>(spool::Then::Remove)).unwrap().events, 0);
     spool::put(&spool, &first).unwrap();
     spool::put(&spool, &second).unwrap();
     spool::put(&spool, &second).unwrap();
@@ -270,7 +270,7 @@ fn the_spool_gives_every_event_once_and_puts_aside_what_is_none() {
     assert!(refused.is_err());
     let taken = spool::take_all(&spool, |event| {
         store.append(&event).unwrap();
-        Ok::<_, spool::SpoolError>(())
+        Ok::<_, spool::SpoolError>(spool::Then::Remove)
     })
     .unwrap();
     assert_eq!((taken.events, taken.rejected.len()), (2, 2), "{taken:?}");

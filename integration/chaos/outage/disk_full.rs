@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use acctguard::model::event::{Event, Kind};
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
 use uuid::Uuid;
 
 use super::events;
@@ -64,9 +64,15 @@ pub fn run(mode: &str) {
         let end = Instant::now() + std::time::Duration::from_millis(300);
         move || Instant::now() > end
     }));
+    // what waits outlives the worker
+    let worker = node.worker_pid();
+    kill(worker, Signal::SIGKILL).expect("kill the worker");
+    while node.worker_pid() == worker || !node.answers() {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
     node.delete(&running).ok();
     if is_audit {
-        // what waits in memory outlives the daemon, and the next one starts on the full disk
+        // and the daemon, and the next one starts on the full disk
         assert_eq!(node.stop_daemon(Signal::SIGTERM), 0);
         node.start_daemon();
     }

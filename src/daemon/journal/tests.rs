@@ -165,7 +165,9 @@ fn what_a_stopping_daemon_cannot_store_goes_to_the_refuge_and_the_next_one_takes
     journal.stop(Duration::from_secs(1));
     disk.free();
     for _ in 0..2 {
-        let taken = spool::take_all(&journal.refuge, |event| store.append(&event).map_err(Failure::from));
+        let taken = spool::take_all(&journal.refuge, |event| {
+            store.append(&event).map(|_| spool::Then::Remove).map_err(Failure::from)
+        });
         assert!(taken.is_ok(), "{taken:?}");
     }
     let own: Vec<Event> = stored(&store).into_iter().filter(|event| event.container.is_some()).collect();
