@@ -98,4 +98,5 @@ mod shim;
 mod signals;
 mod syslog;
 mod systemd;
+mod untold;
 mod witnesses;

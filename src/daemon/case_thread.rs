@@ -114,10 +114,19 @@ impl OpenCase {
         self.record_all(self.case.finish(Moment::now()));
     }
 
+    /// Records everything that it has to tell, and goes on: whoever follows begins with what is told here.
+    pub fn tell(&self) {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        self.record_all(self.case.hand_over(Moment::now()));
+        self.keep_untold();
+        self.keep(&mut kept);
+    }
+
     fn run(&self) {
         while self.sleep() {
             let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
             self.record_all(self.case.due(Moment::now()));
+            self.keep_untold();
             self.keep(&mut kept);
         }
     }
@@ -138,6 +147,14 @@ impl OpenCase {
         match place.write(&told) {
             Ok(()) => *kept = Some(told),
             Err(error) => tracing::warn!("the databases are not kept for the next worker: {error}"),
+        }
+    }
+
+    /// Keeps for the next worker how much is not told yet.
+    fn keep_untold(&self) {
+        let kept = self.place.as_ref().map_or(Ok(()), |place| place.write_untold(self.case.untold()));
+        if let Err(error) = kept {
+            tracing::warn!("how much is not told yet is not kept for the next worker: {error}");
         }
     }
 
@@ -181,8 +198,13 @@ impl OpenCase {
 impl Recorder for OpenCase {
     fn record(&self, event: &Event) -> Result<(), RecordError> {
         let outcome = self.journal.record(event).map_err(|error| RecordError { reason: chain(&error) });
+        self.keep_untold();
         self.poke();
         outcome
+    }
+
+    fn note_counted(&self) {
+        self.keep_untold();
     }
 
     fn keep(&self, event: Event, reason: RecordError) {

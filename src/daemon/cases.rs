@@ -23,10 +23,14 @@ use crate::daemon::registry::Guarded;
 use crate::kernel::foreign_root;
 use crate::model::diagnostic::chain;
 use crate::model::event::Host;
+use crate::model::event::Kind;
+use crate::model::event::ProtectionChange;
+use crate::model::event::Severity;
 use crate::model::policy::Applied;
 use crate::model::workload::ContainerId;
 use crate::supervise::case::Case;
 use crate::supervise::case::Identity;
+use crate::supervise::case::Untold;
 use crate::supervise::container_root::ContainerRoot;
 use crate::supervise::moment::Moment;
 use crate::supervise::neighbourhood::Neighbourhood;
@@ -112,6 +116,10 @@ impl Cases {
             }
         };
         let place = self.baselines.place(guarded);
+        let untold = place.as_ref().map(Place::read_untold).unwrap_or_default();
+        if untold != Untold::default() {
+            self.tell_untold(&identity, untold);
+        }
         let case = match place.as_ref().and_then(Place::read) {
             Some(told) => Case::go_on(identity, root, told),
             None => Case::new(identity, root),
@@ -123,6 +131,22 @@ impl Cases {
             open.end();
         }
         Ok(kept)
+    }
+
+    /// A worker was killed in the midst of something: its changes are found by comparison, the rest is only known to have been.
+    fn tell_untold(&self, identity: &Identity, Untold { attempts, refusals }: Untold) {
+        let mut event = self.journal.node_event(Kind::ProtectionDegraded, Severity::Medium);
+        event.container = Some(identity.container.clone());
+        event.policy = Some(identity.policy.current().reference("mode"));
+        event.suppressed = (attempts > 0).then_some(attempts);
+        event.protection = Some(ProtectionChange {
+            what: "what a worker knew is not told in full".to_owned(),
+            reason: format!(
+                "it ended before it told up to {attempts} repeats of attempts that are on record, and the findings of up to {refusals} acts that were refused; what was changed is told"
+            ),
+            remedy: Some("see in the daemon's log why its worker ended".to_owned()),
+        });
+        self.journal.record_or_keep(&event);
     }
 
     /// A case of its own for the exec session that thread `tid` is of, when that sees other directories of databases than the container: its

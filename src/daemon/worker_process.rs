@@ -61,6 +61,8 @@ use crate::store::StoreError;
 const LAST_ANSWERS: Duration = Duration::from_millis(100);
 /// How long what was received may take to be answered when a successor waits.
 const LAST_DEEDS: Duration = Duration::from_secs(2);
+/// How long the databases of containers may take to be read once more.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 /// How long events that wait in memory have then to be stored.
 const LAST_RECORDS: Duration = Duration::from_secs(1);
 /// How often a worker whose keeper is gone looks whether anybody still needs it.
@@ -376,7 +378,22 @@ fn stop(service: &Service) {
     service.stopping.store(true, Ordering::Release);
     service.store.wake_all();
     std::thread::sleep(LAST_ANSWERS);
+    tell_all(service);
     service.journal.stop(LAST_RECORDS);
+}
+
+/// Records what the containers' cases have to tell; within [`LAST_WORDS`], because a file system of one may hang.
+fn tell_all(service: &Service) {
+    let cases: Vec<_> = service.registry.all().iter().filter_map(|guarded| guarded.open_case()).collect();
+    let (done, is_done) = std::sync::mpsc::channel();
+    let spawned = std::thread::Builder::new().name("last words".to_owned()).spawn(move || {
+        cases.iter().for_each(|case| case.tell());
+        // nobody waits for it any more when it took long
+        let _ = done.send(());
+    });
+    if spawned.is_err() || is_done.recv_timeout(LAST_WORDS).is_err() {
+        tracing::warn!("what some containers' cases know is left to the next worker to say");
+    }
 }
 
 /// A successor is ready: what was received is answered, then this process makes room for it.
@@ -388,6 +405,7 @@ fn retire(service: &Service) {
     if !service.retirement.begin(LAST_DEEDS) {
         tracing::warn!("some calls are left to the next worker unanswered");
     }
+    tell_all(service);
     service.journal.stop(LAST_RECORDS);
     service.clients.hang_up();
 }

@@ -55,6 +55,7 @@ mod intervals;
 mod refused;
 
 pub use crate::supervise::case::counts::Counts;
+pub use crate::supervise::case::counts::Untold;
 
 /// Most acts in progress; what belongs to none of them is told and counted, and its changes are explained by fanotify.
 const MAX_ACTS: usize = 64;
@@ -368,6 +369,14 @@ impl Case {
     /// remove it, went with the container: engines take its file system apart as soon as its last process is gone.
     pub fn finish(&self, now: Moment) -> Vec<Event> {
         let mut events = self.conclude(now, Ending::Yes, |_| true);
+        events.extend(self.state().tell_folded(now, true));
+        events
+    }
+
+    /// Somebody else goes on with it: everything in progress is concluded.
+    pub fn hand_over(&self, now: Moment) -> Vec<Event> {
+        let is_in_progress = |state: &State| !state.acts.is_empty() || state.changed.is_some();
+        let mut events = self.conclude(now, Ending::No, is_in_progress);
         events.extend(self.state().tell_folded(now, true));
         events
     }

@@ -56,6 +56,9 @@ pub trait Recorder: Send + Sync {
     /// [`RecordError`] when it is not: then it is to be kept, or what it tells of refused.
     fn record(&self, event: &Event) -> Result<(), RecordError>;
 
+    /// An attempt was counted, to be told as a number later.
+    fn note_counted(&self) {}
+
     /// Keeps `event`, which could not be made durable for `reason`, until it can: what it tells of goes on, or was refused for other reasons.
     fn keep(&self, event: Event, reason: RecordError);
 

@@ -95,6 +95,11 @@ impl Gate {
         true
     }
 
+    /// How many events were folded and not told.
+    pub fn count(&self) -> u64 {
+        self.folded.iter().map(|folded| folded.count).sum()
+    }
+
     /// How long until something folded is to be told.
     pub fn wait(&self, now: Moment) -> Option<Duration> {
         self.since.map(|since| TELL_AFTER.saturating_sub(now.since(since)))

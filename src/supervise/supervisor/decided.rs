@@ -61,6 +61,7 @@ impl Supervisor {
                 concerned.case.root().forget();
             }
             if process.is_some_and(|process| concerned.case.note_repeat(process, &mut seen, outcome, now)) {
+                concerned.recorder.note_counted();
                 continue;
             }
             let acting = known_acting.take().or_else(|| self.acting(notification, is_first_execve, &seen));
@@ -124,7 +125,10 @@ enum OnRecord {
 /// anyway; but running a program changes nothing and is let go.
 fn record(concerned: &Concerned, sighting: Sighting) -> OnRecord {
     let is_change = sighting.seen.attempt.effect != Effect::RunsAccountTool;
-    let Some(mut event) = concerned.case.note_attempt(sighting) else { return OnRecord::Yes };
+    let Some(mut event) = concerned.case.note_attempt(sighting) else {
+        concerned.recorder.note_counted();
+        return OnRecord::Yes;
+    };
     let Err(reason) = concerned.recorder.record(&event) else { return OnRecord::Yes };
     let refuses = concerned.policy.mode == Mode::Enforce && is_change;
     if refuses && let Some(verdict) = &mut event.verdict {
