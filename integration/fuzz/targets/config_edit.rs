@@ -4,7 +4,7 @@ use std::path::Path;
 
 use acctguard::model::attempt::DatabasePath;
 use acctguard::model::policy::Ground;
-use acctguard::oci::launcher_edit::{self, Launcher};
+use acctguard::oci::launcher_edit::{self, Launcher, Listening};
 use acctguard::oci::seccomp_closed::UnknownCalls;
 use acctguard::oci::seccomp_merge::Listener;
 use acctguard::oci::spec_edit::{self, Edit, Interception, Placement, Signals};
@@ -17,7 +17,18 @@ pub fn check(data: &[u8]) {
     let Some((asked, text)) = data.split_first() else { return };
     let Ok(spec) = serde_json::from_slice::<Value>(text) else { return };
     let databases = [DatabasePath::new("/etc/passwd").expect("a path")];
-    let launcher = Launcher { descriptor: 7, databases: &databases, lend: asked & 8 != 0, listening: None };
+    let signals = match asked & 96 {
+        0 => Signals::Cancel { reason: "an old runtime" },
+        64 => Signals::WaitByLauncher,
+        _ => Signals::Wait,
+    };
+    let listening = Listening { line: 8, filter: 9, container: "c1", exec: None };
+    let launcher = Launcher {
+        descriptor: 7,
+        databases: &databases,
+        lend: asked & 8 != 0,
+        listening: (signals == Signals::WaitByLauncher).then_some(listening),
+    };
     let placement = Placement { ground: Ground::Seal, reasons: &[], launcher: Some(launcher), runtime_copy: None };
     let edit = Edit {
         hook_program: Path::new("/usr/bin/acctguard-hook"),
@@ -29,7 +40,7 @@ pub fn check(data: &[u8]) {
             _ => Interception::Install,
         },
         unknown_calls: if asked & 16 != 0 { UnknownCalls::Refused } else { UnknownCalls::AsProfile },
-        signals: if asked & 32 != 0 { Signals::Wait } else { Signals::Cancel { reason: "an old runtime" } },
+        signals,
         placement: (asked & 4 != 0).then_some(placement),
     };
     let Ok(edited) = spec_edit::edit(&spec, &edit) else { return };
