@@ -25,7 +25,6 @@ use std::time::Instant;
 use rustix::event::PollFd;
 use rustix::event::PollFlags;
 use rustix::event::Timespec;
-use rustix::process::Signal;
 
 use crate::daemon::conclusion;
 use crate::daemon::post::Busy;
@@ -34,6 +33,8 @@ use crate::daemon::post::Post;
 use crate::daemon::post::Seat;
 use crate::daemon::registry::Guarded;
 use crate::daemon::service::Service;
+use crate::daemon::set_aside::SLOW;
+use crate::daemon::set_aside::set_aside;
 use crate::daemon::worker;
 use crate::kernel::leftovers::reap;
 use crate::kernel::seccomp_notify::Answer;
@@ -192,19 +193,20 @@ fn answer_calls(post: &Arc<Post>) {
     }
 }
 
-/// Puts on record that `call` is answered by policy, and answers it.
+/// Puts on record that `call` is answered by policy, answers it, and clears its slot.
 fn answer(post: &Post, seat: &mut Seat, call: Call, cause: Cause<'_>) {
-    if let Some(helper) = worker::helper_of(call.entry) {
-        // one that is gone by now needs no end
-        let _ = helper.signal(Signal::KILL);
-    }
+    answer_call(post, seat, &call, cause);
+    seat.clear(call);
+}
+
+fn answer_call(post: &Post, seat: &mut Seat, call: &Call, cause: Cause<'_>) {
+    worker::end_helper_of(call.entry);
     let notification = call.notification;
     note(post, seat, Some(&notification), cause);
     let mode = post.guarded.policy.current().mode;
     if let Err(error) = post.listener.answer(notification.id, answer_of(mode, &notification)) {
         tracing::error!(container = post.guarded.id.as_str(), "{}", chain(&error));
     }
-    seat.clear(call);
 }
 
 /// Answers what whoever had the turn was at.
@@ -215,17 +217,30 @@ fn answer_in_place(post: &Post, seat: &mut Seat, busy: Option<Busy>, cause: Caus
     }
 }
 
-/// Relieves the thread of `post` when what it is at takes too long.
+/// Relieves the thread of `post` when what it is at is slow or takes too long, and answers what was set aside and gets nowhere.
 fn expire(post: &Arc<Post>) {
     let Some(mut seat) = post.try_seat() else { return };
-    let Some(waited) = seat.busy.as_ref().map(|busy| busy.since.elapsed()).filter(|waited| *waited >= DEADLINE) else {
+    for (call, waited) in seat.overdue() {
+        // a caller that went away meanwhile is told nothing
+        if post.listener.is_valid(call.notification.id) {
+            answer_call(post, &mut seat, &call, Cause::Deadline(waited));
+        }
+    }
+    let Some(waited) = seat.busy.as_ref().map(|busy| busy.since.elapsed()).filter(|waited| *waited >= SLOW) else {
         return;
     };
-    seat.stuck += 1;
-    let busy = seat.take_turn();
-    answer_in_place(post, &mut seat, busy, Cause::Deadline(waited));
+    let is_slow = set_aside(post, &mut seat);
+    if !is_slow && waited < DEADLINE {
+        return;
+    }
+    if !is_slow {
+        seat.stuck += 1;
+        let busy = seat.take_turn();
+        answer_in_place(post, &mut seat, busy, Cause::Deadline(waited));
+    }
     let turn = seat.turn;
-    let relieved = seat.stuck <= MAX_STUCK && post.open.get().is_some() && worker::relieve(post, turn);
+    // slow calls are bounded by themselves
+    let relieved = (is_slow || seat.stuck <= MAX_STUCK) && post.open.get().is_some() && worker::relieve(post, turn);
     seat.by_policy = !relieved;
 }
 
@@ -240,10 +255,12 @@ pub fn leave_to_policy(post: &Arc<Post>, cause: Cause<'_>) {
     answer_in_place(post, &mut seat, busy, cause);
 }
 
-/// A thread that was relieved is back. Its next turn when nobody else serves by now; else it ends.
-pub fn comes_back(post: &Post) -> Option<u64> {
+/// A thread that was relieved of `turn` is back. Its next turn when nobody else serves by now; else it ends.
+pub fn comes_back(post: &Post, turn: u64) -> Option<u64> {
     let mut seat = post.seat();
-    seat.stuck = seat.stuck.saturating_sub(1);
+    if !seat.is_done_aside(turn) {
+        seat.stuck = seat.stuck.saturating_sub(1);
+    }
     let takes_over = std::mem::take(&mut seat.by_policy);
     if takes_over {
         seat.take_turn();
