@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use acctguard::daemon::deadline_watch::DEADLINE;
 use acctguard::daemon::set_aside::SLOW;
 use acctguard::model::event::{Event, Kind};
+use acctguard::supervise::broker::quota::MAX_SLOW;
 use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::{Signal, kill};
 use serde_json::json;
@@ -138,6 +139,35 @@ fn each_slow_call_succeeds_with_crun() {
     each_slow_call_succeeds(Runtime::Crun);
 }
 
+/// As many slow calls of a container as are set aside, and some more: those are answered by policy, and when the disk answers again
+/// everything is as ever.
+#[test]
+fn so_many_slow_calls_are_waited_for_and_no_more() {
+    const BEYOND: usize = 3;
+    let node = node(Runtime::Crun);
+    let mut disk = Disk::new(&node);
+    let files: Vec<String> = (0..MAX_SLOW + BEYOND).map(|number| format!("file{number}")).collect();
+    files.iter().for_each(|name| fs::write(disk.path(name), "much").expect("write"));
+    let (mut slow, mut other) = (with_disk(&node, &disk.folder), Obedient::start(&node, |_| {}));
+    disk.freeze(true);
+    let (few, rest) = files.split_at(8);
+    few.iter().for_each(|name| slow.tell(&format!("unlink /disk/{name}")));
+    // one after the other is found to be slow, the first after longest
+    std::thread::sleep(ASIDE + Duration::from_millis(400) * 8);
+    is_quick(&mut slow);
+    rest.iter().for_each(|name| slow.tell(&format!("unlink /disk/{name}")));
+    for _ in 0..BEYOND {
+        let limit = Duration::from_millis(400) * 32 + DEADLINE + GRACE;
+        let answer = slow.line(limit).expect("an answer by policy");
+        assert!(answer.starts_with("unlink 1 "), "{answer}");
+        is_quick(&mut other);
+    }
+    disk.freeze(false);
+    (0..MAX_SLOW).for_each(|_| succeeds(&slow, "unlink", DEADLINE));
+    node.wait_for("the end of it", |events| of(events, Kind::ProtectionRestored, &slow.bundle.id).first().map(|_| ()));
+    is_quick(&mut slow);
+}
+
 /// Under runc 1.1.5 the signal cancels the call, and it comes again; under crun it waits.
 #[test]
 fn a_slow_call_that_a_signal_cancels_is_done_once() {
@@ -178,7 +208,7 @@ fn a_slow_call_outlives_the_worker() {
         }
         slow.measure(20);
         assert_ne!(node.worker_pid(), worker);
-        // as long as a helper whose worker is gone would wait for somebody, and the watch of the next worker
+        // longer than a helper whose worker is gone would wait for somebody, and the watch of the next worker
         std::thread::sleep(DEADLINE + Duration::from_secs(3));
         is_quick(&mut slow);
         disk.freeze(false);

@@ -4,7 +4,8 @@
 //! A thread that is stuck cannot be freed: a FUSE request that its server has taken is waited for whatever signal comes (fs/fuse/dev.c,
 //! `request_wait_answer`). So its broker is stopped, its call answered, and another thread relieves it; when too many of one listener
 //! are stuck, the watch itself answers every call of that listener by policy until one comes back. Opens that wait for somebody (a
-//! FIFO) hold up no thread (`supervise::broker`) and have no deadline.
+//! FIFO) hold up no thread (`supervise::broker`) and have no deadline. A call whose helper gets on, however slowly, is set aside before
+//! its deadline ([`crate::daemon::set_aside`]).
 //!
 //! What is answered here is done with: its slot is cleared, so that no later worker does it again, and whoever is at work on it is ended,
 //! be it a helper of this worker's or one that an earlier worker left. A worker that retires leaves what hangs to its successor, by
@@ -33,7 +34,6 @@ use crate::daemon::post::Post;
 use crate::daemon::post::Seat;
 use crate::daemon::registry::Guarded;
 use crate::daemon::service::Service;
-use crate::daemon::set_aside::SLOW;
 use crate::daemon::set_aside::set_aside;
 use crate::daemon::worker;
 use crate::kernel::leftovers::reap;
@@ -50,13 +50,15 @@ use crate::supervise::decode::Decoded;
 use crate::supervise::decode::Operation;
 use crate::supervise::decode::decode;
 
-/// How long a call may wait for its answer. Longer than anything that does not hang: the slowest answers are those that start a
-/// helper or write a record, some ten milliseconds each.
+/// How long a call may wait for its answer, or for somebody to get on with it. Longer than anything that does not hang: the slowest
+/// answers but for those of slow file systems are those that start a helper or write a record, some ten milliseconds each.
 pub const DEADLINE: Duration = Duration::from_secs(5);
 /// Most threads of one listener that may be stuck at one time; with one more the watch answers the listener's calls.
 pub const MAX_STUCK: usize = 3;
 /// How often threads are looked at.
 const TICK: Duration = Duration::from_millis(500);
+/// How often while a call is slow.
+const SHORT_TICK: Duration = Duration::from_millis(100);
 /// Answers by policy are told again after this long, as a number.
 const TELL_AGAIN: Duration = Duration::from_secs(60);
 /// Most calls of one listener answered before another's turn.
@@ -121,14 +123,23 @@ fn run(service: &Service) {
     let mut looked = Instant::now();
     loop {
         let posts: Vec<Arc<Post>> = service.deadlines.posts().clone();
-        let left: Vec<&Arc<Post>> =
-            posts.iter().filter(|post| post.try_seat().is_some_and(|seat| seat.by_policy)).collect();
-        await_calls(&left, TICK.saturating_sub(looked.elapsed()));
+        let mut tick = TICK;
+        let left: Vec<&Arc<Post>> = posts
+            .iter()
+            .filter(|post| {
+                let Some(seat) = post.try_seat() else { return false };
+                if !seat.aside.is_empty() {
+                    tick = SHORT_TICK;
+                }
+                seat.by_policy
+            })
+            .collect();
+        await_calls(&left, tick.saturating_sub(looked.elapsed()));
         let Some(_busy) = service.retirement.busy() else { return };
         for post in left {
             answer_calls(post);
         }
-        if looked.elapsed() >= TICK {
+        if looked.elapsed() >= tick {
             posts.iter().for_each(expire);
             reap();
             looked = Instant::now();
@@ -226,14 +237,10 @@ fn expire(post: &Arc<Post>) {
             answer_call(post, &mut seat, &call, Cause::Deadline(waited));
         }
     }
-    let Some(waited) = seat.busy.as_ref().map(|busy| busy.since.elapsed()).filter(|waited| *waited >= SLOW) else {
-        return;
-    };
     let is_slow = set_aside(post, &mut seat);
-    if !is_slow && waited < DEADLINE {
-        return;
-    }
     if !is_slow {
+        let waited = seat.busy.as_ref().map(|busy| busy.since.elapsed());
+        let Some(waited) = waited.filter(|waited| *waited >= DEADLINE) else { return };
         seat.stuck += 1;
         let busy = seat.take_turn();
         answer_in_place(post, &mut seat, busy, Cause::Deadline(waited));

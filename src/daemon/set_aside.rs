@@ -3,7 +3,12 @@
 //!
 //! Until somebody is at work on a call nothing was begun, and an answer by policy is true; so only a call with a helper at work is set
 //! aside, be it one of this worker's or one that an earlier worker left. How many there may be is bounded for the container
-//! ([`crate::supervise::broker::quota`]): one more is answered by policy at its deadline.
+//! ([`crate::supervise::broker::quota`]): one more is answered by policy at its deadline. What the thread itself does before, looking
+//! paths up, has the deadline whatever its state: behind a lookup that waits for a FUSE server others wait as for a disk
+//! (fs/dcache.c, `d_wait_lookup`).
+//!
+//! Invariants: a call is either with the seat or here, and has a slot either way; whoever takes one from here puts it away or answers
+//! it. What is given up is stopped first, so that a helper that has not begun does not.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,6 +27,8 @@ use crate::supervise::broker::quota::Place;
 
 /// A call that takes longer, and whose helper gets on, holds up no other.
 pub const SLOW: Duration = Duration::from_secs(1);
+/// The same while another call of the listener is slow: what is slow for one may be for many.
+const SLOW_TOO: Duration = Duration::from_millis(100);
 
 /// A call that was set aside.
 #[derive(Debug)]
@@ -43,8 +50,20 @@ fn at_work(hand: &Hand, entry: Entry) -> Option<u32> {
     hand.at_work().or_else(|| worker::helper_of(entry).map(|_| entry.helper))
 }
 
-/// Sets aside what whoever has the turn is at, who loses it. False when nobody gets on with it, or when the container has its share.
+impl Seat {
+    /// Whether what whoever has the turn is at has taken longer than a call takes that is not slow.
+    fn takes_long(&self) -> bool {
+        let limit = if self.aside.is_empty() { SLOW } else { SLOW_TOO };
+        self.busy.as_ref().is_some_and(|busy| busy.since.elapsed() >= limit)
+    }
+}
+
+/// Sets aside what whoever has the turn is at when it is slow, who loses the turn. False when nobody gets on with it, or when the
+/// container has its share.
 pub fn set_aside(post: &Post, seat: &mut Seat) -> bool {
+    if !seat.takes_long() {
+        return false;
+    }
     let (Some(hand), Some(busy)) = (seat.hand.clone(), seat.busy.as_mut()) else { return false };
     let Some(call) = &busy.call else { return false };
     let (entry, since) = (call.entry, busy.since);

@@ -45,9 +45,11 @@ pub const MAX_LISTENERS: u32 = 128;
 const ADOPTION_PATIENCE: Duration = Duration::from_millis(250);
 /// Whoever adopts a listener may read all databases.
 const ADOPTION_STACK_BYTES: usize = 512 * 1024;
-/// How long a helper whose worker is gone may take to end: as long as it gives itself, and a little more. One that gets nowhere is
+/// How long a helper that is killed may take to end.
+const END_PATIENCE: Duration = broker::LAST_DEED_LIMIT.saturating_add(Duration::from_secs(1));
+/// How long a helper whose worker is gone may take to finish: as long as it gives itself, and a little more. One that gets nowhere is
 /// ended by the watch before.
-const HELPER_PATIENCE: Duration = broker::WORK_LIMIT.saturating_add(Duration::from_secs(10));
+const WORK_PATIENCE: Duration = broker::WORK_LIMIT.saturating_add(Duration::from_secs(10));
 
 /// Why a listener is not served.
 #[derive(Debug, thiserror::Error)]
@@ -196,9 +198,11 @@ pub fn end_helper_of(entry: Entry) {
 /// Waits for the helper of an earlier worker that is at work on a call, or ends one that only waits: the call can begin again.
 fn leave_to_helper(entry: Entry) {
     let Some(helper) = helper_of(entry) else { return };
+    let (signal, patience) =
+        if entry.waits { (Signal::KILL, END_PATIENCE) } else { (broker::ANSWER_SIGNAL, WORK_PATIENCE) };
     // one that has ended needs no signal
-    let _ = helper.signal(if entry.waits { Signal::KILL } else { broker::ANSWER_SIGNAL });
-    if helper.outlives(HELPER_PATIENCE).unwrap_or(false) {
+    let _ = helper.signal(signal);
+    if helper.outlives(patience).unwrap_or(false) {
         tracing::error!("a helper of the last worker does not end; its call is done again, and may be done twice");
         let _ = helper.signal(Signal::KILL);
     }

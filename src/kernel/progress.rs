@@ -12,10 +12,13 @@
 //!
 //! By its source an NFS server that is gone is waited for killable, which shows as D, too (net/sunrpc, `rpc_wait_bit_killable`); so do 9p
 //! and CIFS. They cannot be told from a disk that is slow, and are given as long.
+//! What was killed is not waited for: whatever it still does is of no use to its caller.
+//!
 //! Switches (`voluntary_ctxt_switches`) tell of an `S` that is many short waits: something comes back.
 
 use std::os::fd::BorrowedFd;
 
+use crate::kernel::leftovers::was_killed;
 use crate::kernel::process::MAX_STATUS_BYTES;
 use crate::kernel::process::field;
 use crate::kernel::process::numbers;
@@ -48,7 +51,8 @@ impl Progress {
         let switches = number(b"voluntary_ctxt_switches:").map(|switches| (pid, switches));
         let before = std::mem::replace(&mut self.last, switches);
         let was_switched = before.zip(switches).is_some_and(|(before, now)| before.0 == now.0 && before.1 != now.1);
-        matches!(state, Some(b'R' | b'D')) || state == Some(b'S') && was_switched
+        let gets_on = matches!(state, Some(b'R' | b'D')) || state == Some(b'S') && was_switched;
+        gets_on && !was_killed(status)
     }
 }
 
@@ -74,6 +78,7 @@ mod tests {
             );
             assert_eq!(progress.judge(pid, status.as_bytes()), expected, "{status}");
         }
+        assert!(!progress.judge(2, b"State:\tD (disk sleep)\nShdPnd:\t0000000000000100\n"), "it was killed");
         assert!(!progress.judge(2, b""));
         assert!(!Progress::default().look(u32::MAX));
     }
