@@ -96,6 +96,7 @@ mod seal;
 mod seal_roots;
 mod shim;
 mod signals;
+mod slow;
 mod syslog;
 mod systemd;
 mod untold;

@@ -5,8 +5,12 @@
  *       storm N              N processes that fork a child each, which opens it for writing and ends, without a pause, until calm
  *       calm                 ends both; how many calls that were
  *       reach PATH           opens PATH for writing in a thread of its own; "reached ERRNO NANOSECONDS" when that returns
+ *       unlink PATH, symlink PATH, truncate PATH
+ *                            the same call in a thread of its own; "unlink ERRNO NANOSECONDS" and so on
+ *       poke                 a signal, whose handler returns at once and whose calls are made again, to the thread that was begun last
  *   chaos hang PID PATH    mounts a FUSE file system on PATH in the mount namespace of process PID, which takes every request and
- *                          answers none but the first (FUSE_INIT); says "hangs" when it is mounted
+ *                          answers none but the first (FUSE_INIT), those for the folder itself, and that there is nothing called none*;
+ *                          says "hangs" when it is mounted
  *   chaos sleep            sleeps, and opens a harmless file for writing every few seconds
  */
 #define _GNU_SOURCE
@@ -23,6 +27,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mount.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -138,9 +143,52 @@ static void *reach(void *path)
     return NULL;
 }
 
+struct deed {
+    char word[16], path[4096];
+};
+
+static void *act(void *argument)
+{
+    struct deed *deed = argument;
+    int64_t before = now();
+    int failed = 0;
+    if (!strcmp(deed->word, "unlink"))
+        failed = unlink(deed->path);
+    else if (!strcmp(deed->word, "symlink"))
+        failed = symlink("nowhere", deed->path);
+    else
+        failed = truncate(deed->path, 1);
+    printf("%s %d %lld\n", deed->word, failed ? errno : 0, (long long)(now() - before));
+    fflush(stdout);
+    free(deed);
+    return NULL;
+}
+
+static pthread_t begin_deed(const char *word, const char *path)
+{
+    pthread_t thread;
+    struct deed *deed = calloc(1, sizeof *deed);
+    if (!deed)
+        die("calloc");
+    snprintf(deed->word, sizeof deed->word, "%s", word);
+    snprintf(deed->path, sizeof deed->path, "%s", path);
+    if (pthread_create(&thread, NULL, act, deed))
+        die("pthread_create");
+    pthread_detach(thread);
+    return thread;
+}
+
+static void poked(int unused)
+{
+    (void)unused;
+}
+
 static int obey(void)
 {
     char line[4096];
+    pthread_t last = pthread_self();
+    struct sigaction action = {.sa_handler = poked, .sa_flags = SA_RESTART};
+    sigaction(SIGUSR1, &action, NULL);
     setvbuf(stdout, NULL, _IOLBF, 0);
     puts("ready");
     while (fgets(line, sizeof line, stdin)) {
@@ -162,7 +210,11 @@ static int obey(void)
             if (pthread_create(&thread, NULL, reach, strdup(rest)))
                 die("pthread_create");
             pthread_detach(thread);
-        } else
+        } else if (rest && (!strcmp(word, "unlink") || !strcmp(word, "symlink") || !strcmp(word, "truncate")))
+            last = begin_deed(word, rest);
+        else if (!strcmp(word, "poke"))
+            pthread_kill(last, SIGUSR1);
+        else
             puts("what?");
         fflush(stdout);
     }
@@ -191,6 +243,24 @@ static int hang(const char *pid, const char *path)
             return 0;
         }
         struct fuse_in_header *request = (void *)buffer;
+        if (request->opcode == FUSE_LOOKUP && !strncmp((char *)(request + 1), "none", 4)) {
+            struct fuse_out_header answer = {.len = sizeof answer, .error = -ENOENT, .unique = request->unique};
+            if (write(fuse, &answer, sizeof answer) < 0)
+                die("answer FUSE_LOOKUP");
+            continue;
+        }
+        if (request->opcode == FUSE_GETATTR && request->nodeid == FUSE_ROOT_ID) {
+            struct {
+                struct fuse_out_header header;
+                struct fuse_attr_out attributes;
+            } answer = {
+                .header = {.len = sizeof answer, .unique = request->unique},
+                .attributes = {.attr = {.ino = FUSE_ROOT_ID, .mode = S_IFDIR | 0755, .nlink = 2}},
+            };
+            if (write(fuse, &answer, sizeof answer) < 0)
+                die("answer FUSE_GETATTR");
+            continue;
+        }
         if (request->opcode != FUSE_INIT)
             continue; /* taken, and never answered */
         struct {

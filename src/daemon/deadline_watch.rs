@@ -4,7 +4,8 @@
 //! A thread that is stuck cannot be freed: a FUSE request that its server has taken is waited for whatever signal comes (fs/fuse/dev.c,
 //! `request_wait_answer`). So its broker is stopped, its call answered, and another thread relieves it; when too many of one listener
 //! are stuck, the watch itself answers every call of that listener by policy until one comes back. Opens that wait for somebody (a
-//! FIFO) hold up no thread (`supervise::broker`) and have no deadline.
+//! FIFO) hold up no thread (`supervise::broker`) and have no deadline. A call whose helper gets on, however slowly, is set aside before
+//! its deadline ([`crate::daemon::set_aside`]).
 //!
 //! What is answered here is done with: its slot is cleared, so that no later worker does it again, and whoever is at work on it is ended,
 //! be it a helper of this worker's or one that an earlier worker left. A worker that retires leaves what hangs to its successor, by
@@ -26,7 +27,6 @@ use std::time::Instant;
 use rustix::event::PollFd;
 use rustix::event::PollFlags;
 use rustix::event::Timespec;
-use rustix::process::Signal;
 
 use crate::daemon::conclusion;
 use crate::daemon::post::Busy;
@@ -35,6 +35,7 @@ use crate::daemon::post::Post;
 use crate::daemon::post::Seat;
 use crate::daemon::registry::Guarded;
 use crate::daemon::service::Service;
+use crate::daemon::set_aside::set_aside;
 use crate::daemon::worker;
 use crate::kernel::leftovers::reap;
 use crate::kernel::seccomp_notify::Answer;
@@ -50,13 +51,15 @@ use crate::supervise::decode::Decoded;
 use crate::supervise::decode::Operation;
 use crate::supervise::decode::decode;
 
-/// How long a call may wait for its answer. Longer than anything that does not hang: the slowest answers are those that start a
-/// helper or write a record, some ten milliseconds each.
+/// How long a call may wait for its answer, or for somebody to get on with it. Longer than anything that does not hang: the slowest
+/// answers but for those of slow file systems are those that start a helper or write a record, some ten milliseconds each.
 pub const DEADLINE: Duration = Duration::from_secs(5);
 /// Most threads of one listener that may be stuck at one time; with one more the watch answers the listener's calls.
 pub const MAX_STUCK: usize = 3;
 /// How often threads are looked at.
 const TICK: Duration = Duration::from_millis(500);
+/// How often while a call is slow.
+const SHORT_TICK: Duration = Duration::from_millis(100);
 /// Answers by policy are told again after this long, as a number.
 const TELL_AGAIN: Duration = Duration::from_secs(60);
 /// Most calls of one listener answered before another's turn.
@@ -123,11 +126,23 @@ fn run(service: &Service) {
         // held while it waits is only what it answers: a listener that gives way is closed with the last that holds its post
         let posts: Vec<Weak<Post>> = service.deadlines.posts().iter().map(Arc::downgrade).collect();
         let held = || posts.iter().filter_map(Weak::upgrade);
-        let left: Vec<Arc<Post>> = held().filter(|post| post.try_seat().is_some_and(|seat| seat.by_policy)).collect();
-        await_calls(&left, TICK.saturating_sub(looked.elapsed()));
+        let mut tick = TICK;
+        let mut left = Vec::new();
+        for post in held() {
+            let Some(seat) = post.try_seat() else { continue };
+            if !seat.aside.is_empty() {
+                tick = SHORT_TICK;
+            }
+            let is_left = seat.by_policy;
+            drop(seat);
+            if is_left {
+                left.push(post);
+            }
+        }
+        await_calls(&left, tick.saturating_sub(looked.elapsed()));
         let Some(_busy) = service.retirement.busy() else { return };
         left.iter().for_each(answer_calls);
-        if looked.elapsed() >= TICK {
+        if looked.elapsed() >= tick {
             held().for_each(|post| expire(&post));
             reap();
             looked = Instant::now();
@@ -192,19 +207,20 @@ fn answer_calls(post: &Arc<Post>) {
     }
 }
 
-/// Puts on record that `call` is answered by policy, and answers it.
+/// Puts on record that `call` is answered by policy, answers it, and clears its slot.
 fn answer(post: &Post, seat: &mut Seat, call: Call, cause: Cause<'_>) {
-    if let Some(helper) = worker::helper_of(call.entry) {
-        // one that is gone by now needs no end
-        let _ = helper.signal(Signal::KILL);
-    }
+    answer_call(post, seat, &call, cause);
+    seat.clear(call);
+}
+
+fn answer_call(post: &Post, seat: &mut Seat, call: &Call, cause: Cause<'_>) {
+    worker::end_helper_of(call.entry);
     let notification = call.notification;
     note(post, seat, Some(&notification), cause);
     let mode = post.guarded.policy.current().mode;
     if let Err(error) = post.listener.answer(notification.id, answer_of(mode, &notification)) {
         tracing::error!(container = post.guarded.id.as_str(), "{}", chain(&error));
     }
-    seat.clear(call);
 }
 
 /// Answers what whoever had the turn was at.
@@ -215,17 +231,26 @@ fn answer_in_place(post: &Post, seat: &mut Seat, busy: Option<Busy>, cause: Caus
     }
 }
 
-/// Relieves the thread of `post` when what it is at takes too long.
+/// Relieves the thread of `post` when what it is at is slow or takes too long, and answers what was set aside and gets nowhere.
 fn expire(post: &Arc<Post>) {
     let Some(mut seat) = post.try_seat() else { return };
-    let Some(waited) = seat.busy.as_ref().map(|busy| busy.since.elapsed()).filter(|waited| *waited >= DEADLINE) else {
-        return;
-    };
-    seat.stuck += 1;
-    let busy = seat.take_turn();
-    answer_in_place(post, &mut seat, busy, Cause::Deadline(waited));
+    for (call, waited) in seat.overdue() {
+        // a caller that went away meanwhile is told nothing
+        if post.listener.is_valid(call.notification.id) {
+            answer_call(post, &mut seat, &call, Cause::Deadline(waited));
+        }
+    }
+    let is_slow = set_aside(post, &mut seat);
+    if !is_slow {
+        let waited = seat.busy.as_ref().map(|busy| busy.since.elapsed());
+        let Some(waited) = waited.filter(|waited| *waited >= DEADLINE) else { return };
+        seat.stuck += 1;
+        let busy = seat.take_turn();
+        answer_in_place(post, &mut seat, busy, Cause::Deadline(waited));
+    }
     let turn = seat.turn;
-    let relieved = seat.stuck <= MAX_STUCK && post.open.get().is_some() && worker::relieve(post, turn);
+    // slow calls are bounded by themselves
+    let relieved = (is_slow || seat.stuck <= MAX_STUCK) && post.open.get().is_some() && worker::relieve(post, turn);
     seat.by_policy = !relieved;
 }
 
@@ -240,10 +265,12 @@ pub fn leave_to_policy(post: &Arc<Post>, cause: Cause<'_>) {
     answer_in_place(post, &mut seat, busy, cause);
 }
 
-/// A thread that was relieved is back. Its next turn when nobody else serves by now; else it ends.
-pub fn comes_back(post: &Post) -> Option<u64> {
+/// A thread that was relieved of `turn` is back. Its next turn when nobody else serves by now; else it ends.
+pub fn comes_back(post: &Post, turn: u64) -> Option<u64> {
     let mut seat = post.seat();
-    seat.stuck = seat.stuck.saturating_sub(1);
+    if !seat.is_done_aside(turn) {
+        seat.stuck = seat.stuck.saturating_sub(1);
+    }
     let takes_over = std::mem::take(&mut seat.by_policy);
     if takes_over {
         seat.take_turn();

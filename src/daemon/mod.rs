@@ -6,7 +6,7 @@
 //!   nothing that a container wrote, and keeps a worker running.
 //! - The **worker** answers: a thread a listener ([`worker`]), a thread a container for its case ([`case_thread`]), one for the
 //!   file systems' witness ([`change_watch`]), one for Landlock's ([`refusal_watch`]), one a sink ([`shipper`]), one a connection, and one
-//!   that sees to it that no call waits for a thread that is stuck ([`deadline_watch`]).
+//!   that sees to it that no call waits for a thread that is stuck ([`deadline_watch`]) or at a slow call ([`set_aside`]).
 //!
 //! Invariants: a panic anywhere ends the worker at once, and the keeper starts another; no container waits for another's
 //! work; what a client is told to be done is on disk, unless the disk takes nothing and policy does not refuse for that ([`journal`]).
@@ -40,6 +40,7 @@ pub mod registry;
 pub mod retirement;
 pub mod service;
 pub mod service_manager;
+pub mod set_aside;
 pub mod shipper;
 pub mod startup;
 pub mod upgrade;

@@ -19,15 +19,19 @@ use crate::daemon::delivered::Room;
 use crate::daemon::registry::Guarded;
 use crate::daemon::retirement;
 use crate::daemon::service::Service;
+use crate::daemon::set_aside::SetAside;
+use crate::kernel::progress::Progress;
 use crate::kernel::seccomp_notify::Listener;
 use crate::kernel::seccomp_notify::ListenerError;
 use crate::kernel::seccomp_notify::Notification;
 use crate::kernel::shared_area::Entry;
+use crate::kernel::shared_area::Ledger;
 use crate::kernel::shared_area::Slot;
 use crate::supervise::broker::InFlight;
 use crate::supervise::broker::hand::Hand;
 use crate::supervise::supervisor::Granted;
 use crate::supervise::supervisor::Origin;
+use crate::supervise::supervisor::Unsettled;
 
 /// A call that waits for its answer.
 #[derive(Debug)]
@@ -46,6 +50,12 @@ impl Call {
     pub fn received(notification: Notification) -> Self {
         Self { notification, entry: Entry::default(), kept: None }
     }
+
+    /// What stands beside it; `slot` is the listener's.
+    #[must_use]
+    pub fn ledger(&self, slot: &Slot) -> Ledger {
+        self.kept.as_ref().unwrap_or(slot).ledger()
+    }
 }
 
 /// What the thread that serves is at.
@@ -55,6 +65,14 @@ pub struct Busy {
     pub since: Instant,
     /// The call in flight; `None` while the container's databases are looked at for the first time.
     pub call: Option<Call>,
+    /// Of whoever is at work on it.
+    pub progress: Progress,
+}
+
+impl Busy {
+    fn with(call: Option<Call>) -> Self {
+        Self { since: Instant::now(), call, progress: Progress::default() }
+    }
 }
 
 /// Who serves.
@@ -70,6 +88,8 @@ pub struct Seat {
     pub busy: Option<Busy>,
     /// Keeps a retirement waiting for whoever has the turn. Not for one who lost it: what that one waits for may never come.
     at_work: Option<retirement::Busy>,
+    /// Slow calls, each with a thread that waits for what comes of it.
+    pub aside: Vec<SetAside>,
     /// Threads that were relieved and have not come back.
     pub stuck: usize,
     /// Whether the watch answers, because nobody else is left to.
@@ -85,11 +105,17 @@ pub struct Seat {
 impl Seat {
     /// The thread that has the turn loses it, and what it was about to do is not done.
     pub fn take_turn(&mut self) -> Option<Busy> {
-        self.turn = self.turn.saturating_add(1);
-        self.at_work = None;
-        if let Some(hand) = self.hand.take() {
+        if let Some(hand) = &self.hand {
             hand.withdraw();
         }
+        self.pass_turn()
+    }
+
+    /// The thread that has the turn loses it.
+    pub fn pass_turn(&mut self) -> Option<Busy> {
+        self.turn = self.turn.saturating_add(1);
+        self.at_work = None;
+        self.hand = None;
         self.busy.take()
     }
 
@@ -131,6 +157,8 @@ pub struct Post {
     pub number: u32,
     /// For the broker of the thread that has the turn.
     pub in_flight: InFlight,
+    /// For the supervisors of all its threads.
+    pub unsettled: Arc<Unsettled>,
     /// The container's case, once it is open.
     pub open: OnceLock<Arc<OpenCase>>,
     /// What an exec session sees.
@@ -179,13 +207,14 @@ impl Post {
             left.map(|(notification, entry, kept)| Call { notification, entry, kept }).collect();
         let area = Arc::clone(&service.area);
         let in_flight = InFlight { area, slot: slot.index(), ledger: Arc::new(slot.ledger()) };
-        let busy = Some(Busy { since: Instant::now(), call: left.pop_front() });
+        let busy = Some(Busy::with(left.pop_front()));
         let seat = Seat {
             slot,
             left,
             turn: 0,
             busy,
             at_work: None,
+            aside: Vec::new(),
             stuck: 0,
             by_policy: false,
             hand: None,
@@ -197,7 +226,8 @@ impl Post {
         let sight = Mutex::new(Sight { looked: origin.session.is_none(), view: None });
         let (label, seat) = (Mutex::new(label), Mutex::new(seat));
         let (service, open) = (Arc::clone(service), OnceLock::new());
-        Arc::new(Self { service, guarded, listener, origin, number, in_flight, open, sight, label, seat })
+        let unsettled = Arc::default();
+        Arc::new(Self { service, guarded, listener, origin, number, in_flight, unsettled, open, sight, label, seat })
     }
 
     /// The seat.
@@ -261,7 +291,7 @@ impl Post {
         let mut seat = self.seat();
         let call = if seat.turn == turn { seat.take_left() } else { None }?;
         let left = (call.notification, call.entry);
-        seat.busy = Some(Busy { since: Instant::now(), call: Some(call) });
+        seat.busy = Some(Busy::with(Some(call)));
         Some(left)
     }
 
@@ -275,7 +305,7 @@ impl Post {
             return Ok(Received::Relieved);
         }
         let Some(notification) = self.listener.receive(&mut seat.slot)? else { return Ok(Received::Nothing) };
-        seat.busy = Some(Busy { since: Instant::now(), call: Some(Call::received(notification)) });
+        seat.busy = Some(Busy::with(Some(Call::received(notification))));
         Ok(Received::Call(notification))
     }
 
@@ -301,6 +331,7 @@ impl Post {
         seat.take_turn();
         seat.turn = u64::MAX;
         seat.by_policy = false;
+        seat.give_up_aside();
         while let Some(call) = seat.take_left() {
             seat.clear(call);
         }

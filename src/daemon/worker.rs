@@ -23,7 +23,6 @@ use crate::kernel::pidfd;
 use crate::kernel::pidfd::Process;
 use crate::kernel::placed;
 use crate::kernel::seccomp_notify::Answer;
-use crate::kernel::seccomp_notify::ContinueReason;
 use crate::kernel::seccomp_notify::Listener;
 use crate::kernel::seccomp_notify::ListenerError;
 use crate::kernel::seccomp_notify::Notification;
@@ -46,8 +45,11 @@ pub const MAX_LISTENERS: u32 = 128;
 const ADOPTION_PATIENCE: Duration = Duration::from_millis(250);
 /// Whoever adopts a listener may read all databases.
 const ADOPTION_STACK_BYTES: usize = 512 * 1024;
-/// How long a helper whose worker is gone may take to end: as long as it gives itself, and a little more.
-const HELPER_PATIENCE: Duration = broker::LAST_DEED_LIMIT.saturating_add(Duration::from_secs(1));
+/// How long a helper that is killed may take to end.
+const END_PATIENCE: Duration = broker::LAST_DEED_LIMIT.saturating_add(Duration::from_secs(1));
+/// How long a helper whose worker is gone may take to finish: as long as it gives itself, and a little more. One that gets nowhere is
+/// ended by the watch before.
+const WORK_PATIENCE: Duration = broker::WORK_LIMIT.saturating_add(Duration::from_secs(10));
 
 /// Why a listener is not served.
 #[derive(Debug, thiserror::Error)]
@@ -167,6 +169,7 @@ fn supervisor(post: &Arc<Post>, open: &Arc<OpenCase>) -> Supervisor {
     new(Arc::clone(&post.listener), Arc::clone(&open.case), recorder, post.origin.clone())
         .with_broker(broker)
         .with_neighbours(Arc::new(others))
+        .with_unsettled(Arc::clone(&post.unsettled))
         .with_granted(post.granted())
 }
 
@@ -184,12 +187,22 @@ pub fn helper_of(entry: Entry) -> Option<Process> {
     line.starts_with(broker::HELPER_NAME.as_bytes()).then_some(helper)
 }
 
+/// Ends it.
+pub fn end_helper_of(entry: Entry) {
+    if let Some(helper) = helper_of(entry) {
+        // one that is gone by now needs no end
+        let _ = helper.signal(Signal::KILL);
+    }
+}
+
 /// Waits for the helper of an earlier worker that is at work on a call, or ends one that only waits: the call can begin again.
 fn leave_to_helper(entry: Entry) {
     let Some(helper) = helper_of(entry) else { return };
+    let (signal, patience) =
+        if entry.waits { (Signal::KILL, END_PATIENCE) } else { (broker::ANSWER_SIGNAL, WORK_PATIENCE) };
     // one that has ended needs no signal
-    let _ = helper.signal(if entry.waits { Signal::KILL } else { broker::ANSWER_SIGNAL });
-    if helper.outlives(HELPER_PATIENCE).unwrap_or(false) {
+    let _ = helper.signal(signal);
+    if helper.outlives(patience).unwrap_or(false) {
         tracing::error!("a helper of the last worker does not end; its call is done again, and may be done twice");
         let _ = helper.signal(Signal::KILL);
     }
@@ -254,7 +267,9 @@ impl Worker {
                 Outcome::Retired => return self.post.rests(),
                 Outcome::Relieved => {}
             }
-            let Some(next) = deadline_watch::comes_back(&self.post).and_then(|turn| Self::new(&self.post, turn)) else {
+            let Some(next) =
+                deadline_watch::comes_back(&self.post, self.turn).and_then(|turn| Self::new(&self.post, turn))
+            else {
                 return;
             };
             self = next;
@@ -297,9 +312,7 @@ impl Worker {
     /// Answers what an earlier worker received and did not answer, unless a helper of it does.
     fn answer_left(&mut self, notification: &Notification, entry: Entry) {
         if let Some(number) = placed::find(notification.tid, notification.id, entry.placed) {
-            if let Some(helper) = helper_of(entry) {
-                let _ = helper.signal(Signal::KILL);
-            }
+            end_helper_of(entry);
             // a caller that is gone needs no answer
             let _ = self.post.listener.answer(notification.id, Answer::Value(number.into()));
             return;
@@ -344,12 +357,7 @@ impl Worker {
     }
 
     fn answer(&mut self, notification: &Notification) -> Result<(), ListenerError> {
-        let served = self.supervisor.serve(notification);
-        if served.is_err() {
-            // nobody must wait for an answer that cannot be given as decided
-            let _ = self.post.listener.answer(notification.id, Answer::Continue(ContinueReason::OwnFailure));
-        }
-        served.map(drop)
+        self.supervisor.serve(notification).map(drop)
     }
 
     /// Has the next worker know that the runtime's own init becomes the workload, before it does: it would take the workload's calls

@@ -84,14 +84,19 @@ pub fn is_held(pid: u32) -> bool {
     is_over(&pid.to_string()) && threads.flatten().all(|thread| thread.file_name().to_str().is_none_or(is_over))
 }
 
-fn has_run_its_last(status: &[u8]) -> bool {
+/// Whether a thread with this `/proc/PID/status` was killed.
+pub(in crate::kernel) fn was_killed(status: &[u8]) -> bool {
     let pending = |name: &[u8]| {
         let set = field(status, name).and_then(|text| std::str::from_utf8(text).ok());
         set.and_then(|set| u64::from_str_radix(set.trim(), 16).ok()).is_some_and(|set| set & KILL != 0)
     };
+    pending(b"SigPnd:") || pending(b"ShdPnd:")
+}
+
+fn has_run_its_last(status: &[u8]) -> bool {
     match field(status, b"State:").and_then(|state| state.trim_ascii().first()) {
         Some(b'Z' | b'X') => true,
-        Some(b'D') => pending(b"SigPnd:") || pending(b"ShdPnd:"),
+        Some(b'D') => was_killed(status),
         _ => false,
     }
 }

@@ -25,6 +25,7 @@ pub mod pidfd;
 pub mod placed;
 pub mod process;
 pub mod program_format;
+pub mod progress;
 pub mod raw;
 pub mod remote_memory;
 pub mod sealed_memory;

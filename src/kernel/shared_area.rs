@@ -184,12 +184,13 @@ impl Slot {
         Ledger { memory: self.memory.share() }
     }
 
-    /// Keeps `notification`, which waits for something, while the slot that it was received in serves the next one.
-    /// `listener` is the place of that slot.
-    pub fn keep(&mut self, notification: &Notification, listener: usize) {
+    /// Keeps `notification`, which waits for something, while the slot that it was received in serves the next one. `entry` says who is
+    /// at work on it, and the place of that slot.
+    pub fn keep(&mut self, notification: &Notification, entry: Entry) {
         self.clear();
         self.memory.set_notification(&notification.to_raw());
-        self.memory.set_owner(Entry { listener: Some(listener), ..Entry::default() }.to_word());
+        self.memory.set_owner(entry.to_word());
+        self.memory.set_placed(Entry::placed_to_word(entry.placed));
         self.memory.set_state(STATE_IN_FLIGHT);
     }
 
@@ -251,6 +252,10 @@ impl Entry {
         u64::from(self.helper) | listener << Self::LISTENER_SHIFT | if self.waits { Self::WAITS } else { 0 }
     }
 
+    fn placed_to_word(placed: Option<i32>) -> u32 {
+        placed.map_or(0, |number| number.unsigned_abs().saturating_add(1))
+    }
+
     fn of_word(word: u64) -> Self {
         let listener = (word >> Self::LISTENER_SHIFT) & Self::LISTENER_MASK;
         Self {
@@ -278,7 +283,7 @@ impl Ledger {
 
     /// What the call opened is in its thread's table, as `number`.
     pub fn note_placed(&self, number: i32) {
-        self.memory.set_placed(number.unsigned_abs().saturating_add(1));
+        self.memory.set_placed(Entry::placed_to_word(Some(number)));
     }
 
     /// Process `helper` is at work.
@@ -318,7 +323,7 @@ mod tests {
         let area = SharedArea::create(3).expect("area");
         let notification = Notification { id: 7, tid: 3, arch: 1, nr: 2, args: [1, 2, 3, 4, 5, 6] };
         let mut slot = area.slot(1).expect("slot");
-        slot.keep(&notification, 2);
+        slot.keep(&notification, Entry { listener: Some(2), ..Entry::default() });
         slot.ledger().begin(4_194_303, true);
         slot.ledger().note_placed(0);
         let next = SharedArea::from_fd(area.as_fd().try_clone_to_owned().expect("dup")).expect("adopt");

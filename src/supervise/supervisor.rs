@@ -5,6 +5,7 @@ mod brokered;
 mod decided;
 mod reply;
 mod sealed;
+mod unsettled;
 
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
@@ -53,9 +54,11 @@ use crate::supervise::observe::Observation;
 use crate::supervise::observe::Seen;
 use crate::supervise::program_arguments;
 use crate::supervise::supervisor::reply::Kept;
+use crate::supervise::supervisor::unsettled::Calls;
 
 pub use crate::supervise::supervisor::reply::Reply;
 pub use crate::supervise::supervisor::sealed::Granted;
+pub use crate::supervise::supervisor::unsettled::Unsettled;
 
 /// A call that comes again within this time with an answer undelivered, and means the same, is the same call: a signal or the
 /// freezer cancelled and re-issued it.
@@ -112,8 +115,7 @@ pub struct Supervisor {
     broker: Option<Broker>,
     last_deed: Option<Kept>,
     threads: KnownThreads,
-    /// Deeds whose reply did not reach the caller: a signal cancelled its call, and it comes again.
-    undelivered: VecDeque<Kept>,
+    unsettled: Arc<Unsettled>,
     told_broken_broker: bool,
     neighbours: Arc<dyn Neighbours>,
     /// What a sealed workload was granted; `None` where it is not sealed, or where that was not seen.
@@ -135,7 +137,7 @@ impl Supervisor {
             broker: None,
             last_deed: None,
             threads: KnownThreads::default(),
-            undelivered: VecDeque::new(),
+            unsettled: Arc::default(),
             told_broken_broker: false,
             neighbours: Arc::new(Alone),
             granted: None,
@@ -152,6 +154,12 @@ impl Supervisor {
     #[must_use]
     pub fn hand(&self) -> Option<Arc<Hand>> {
         self.broker.as_ref().map(Broker::hand)
+    }
+
+    /// The same, beside other threads that serve the listener: what is begun and not answered is known to all.
+    #[must_use]
+    pub fn with_unsettled(self, unsettled: Arc<Unsettled>) -> Self {
+        Self { unsettled, ..self }
     }
 
     /// The same, beside other containers.
@@ -212,14 +220,36 @@ impl Supervisor {
     /// # Errors
     /// [`ListenerError`] when it cannot be answered for another reason than a caller that is gone.
     pub fn serve(&mut self, notification: &Notification) -> Result<Delivery, ListenerError> {
-        let delivery = match self.handle(notification) {
-            Reply::Answer(answer) => self.listener.answer(notification.id, answer)?,
-            Reply::Inject { file, close_on_exec } => self.inject(notification.id, file, close_on_exec)?,
-            Reply::Exceeded { thread } => self.tell_exceeded(notification.id, &thread)?,
-            Reply::Later => Delivery::Delivered,
-        };
-        self.note_delivery(notification, delivery);
-        Ok(delivery)
+        let (unsettled, hand) = (Arc::clone(&self.unsettled), self.hand());
+        let mut call = *notification;
+        loop {
+            let reply = self.handle(&call);
+            // until it is known whether the reply arrives, nobody else begins the same call
+            let mut calls = unsettled.calls();
+            let last = hand.as_ref().and_then(|hand| calls.as_it_came_last(hand)).unwrap_or(call);
+            if last.id != call.id && reply.is_for_this_id_only() {
+                // it came again while nothing was done for it
+                call = last;
+                continue;
+            }
+            let given = self.give(last.id, reply).inspect_err(|_| {
+                // nobody must wait for an answer that cannot be given as decided
+                let _ = self.listener.answer(last.id, Answer::Continue(ContinueReason::OwnFailure));
+            });
+            hand.iter().for_each(|hand| calls.ends(hand));
+            let delivery = given?;
+            self.note(&call, delivery, &mut calls);
+            return Ok(delivery);
+        }
+    }
+
+    fn give(&mut self, id: u64, reply: Reply) -> Result<Delivery, ListenerError> {
+        match reply {
+            Reply::Answer(answer) => self.listener.answer(id, answer),
+            Reply::Inject { file, close_on_exec } => self.inject(id, file, close_on_exec),
+            Reply::Exceeded { thread } => self.tell_exceeded(id, &thread),
+            Reply::Later => Ok(Delivery::Delivered),
+        }
     }
 
     /// Puts `file` into the caller's table and lets every copy of ours go before the caller runs on: while one is open for writing
@@ -253,15 +283,17 @@ impl Supervisor {
 
     /// Notes what became of an answer; needed only by callers of [`Supervisor::handle`] that answer themselves.
     pub fn note_delivery(&mut self, notification: &Notification, delivery: Delivery) {
+        let unsettled = Arc::clone(&self.unsettled);
+        self.note(notification, delivery, &mut unsettled.calls());
+    }
+
+    fn note(&mut self, notification: &Notification, delivery: Delivery, calls: &mut Calls) {
         if delivery == Delivery::TargetGone {
             // one that was cancelled before it was decided is no repeat of the same call before it
             for recent in self.recent.iter_mut().filter(|recent| recent.id == notification.id) {
                 recent.undelivered = true;
             }
-            if self.undelivered.len() >= MAX_RECENT {
-                self.undelivered.pop_front();
-            }
-            self.undelivered.extend(self.last_deed.take().map(Kept::undelivered));
+            self.last_deed.take().into_iter().for_each(|deed| calls.keep(deed));
         }
         self.last_deed = None;
     }
@@ -288,9 +320,7 @@ impl Supervisor {
         if !self.launcher.is_some_and(is_same) {
             self.launcher = starts.then_some(*notification);
         }
-        for kept in &mut self.undelivered {
-            kept.note_call(notification);
-        }
+        self.unsettled.calls().note_call(notification);
         let policy = self.case.policy();
         if is_first_execve {
             self.learn_session(notification, &decoded, now);

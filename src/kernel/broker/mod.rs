@@ -68,6 +68,7 @@ pub use open_flags::check_open_flags;
 pub use open_flags::check_open_how;
 pub use serve::ANSWER_SIGNAL;
 pub use serve::LAST_DEED_LIMIT;
+pub use serve::WORK_LIMIT;
 pub use serve::serve;
 pub use starter::Starter;
 pub use starter::serve_starts;
@@ -87,7 +88,7 @@ pub const HELPER_NAME: &str = "acctguard-broker";
 const CLOSE_LIMIT: Duration = Duration::from_secs(10);
 
 /// How long it may take to search directories.
-const SEARCH_LIMIT: Duration = Duration::from_secs(30);
+const SEARCH_LIMIT: Duration = WORK_LIMIT;
 
 /// Why a helper did not carry something out. The target's own failures are no errors: they are a [`Done::Failed`].
 #[derive(Debug, thiserror::Error)]

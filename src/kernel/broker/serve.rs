@@ -30,11 +30,17 @@ use crate::kernel::broker::message::Reply;
 use crate::kernel::broker::message::Request;
 use crate::kernel::broker::perform::Hands;
 use crate::kernel::fd_passing;
+use crate::kernel::progress::Progress;
 use crate::kernel::seccomp_notify::Listener;
 
 const WATCH_STACK_BYTES: usize = 64 * 1024;
-/// How long an operation may take when nobody waits for it but its caller.
+/// How long an operation may wait for somebody when nobody waits for it but its caller.
 pub const LAST_DEED_LIMIT: Duration = Duration::from_secs(5);
+/// How long it may take while it gets on ([`crate::kernel::progress`]): a call of a slow file system is waited for, as it would be
+/// without us.
+pub const WORK_LIMIT: Duration = Duration::from_secs(120);
+/// How often it is looked whether it does.
+const LOOK_STEP: Duration = Duration::from_millis(250);
 /// How long a next supervisor may take to say that a file that was made is to be opened for the caller. After that nobody is left who
 /// could know better.
 const SUPERVISOR_LIMIT: Duration = Duration::from_secs(3);
@@ -45,7 +51,7 @@ pub const ANSWER_SIGNAL: Signal = Signal::TERM;
 type Refusal = (&'static str, Errno);
 
 /// Serves the other end of `socket` until it closes. The process must have one thread. When the other end is gone, what is being done
-/// is finished and answered; a call that does not return in [`LAST_DEED_LIMIT`] is not waited for.
+/// is finished and answered; a call that gets nowhere for [`LAST_DEED_LIMIT`], or takes longer than [`WORK_LIMIT`], is not waited for.
 pub fn serve(socket: BorrowedFd<'_>) {
     let mut buffer = vec![0_u8; MAX_MESSAGE_BYTES];
     let Some((entrance, mut namespaces)) = receive::<Entrance>(socket, &mut buffer) else { return };
@@ -56,7 +62,7 @@ pub fn serve(socket: BorrowedFd<'_>) {
     };
     // before there is a second thread
     let told = signal_descriptor().ok();
-    end_with(socket, told.as_ref());
+    end_with(socket, told.as_ref(), &hands);
     answer(socket, &Reply::Done(0), None);
     let mut worn = None;
     let mut last = None;
@@ -95,8 +101,8 @@ pub fn serve(socket: BorrowedFd<'_>) {
 /// Ends the process when the other end of `socket` is gone, or when it is `told` so: what is left of a supervisor that was killed may
 /// keep its end (a thread that hangs in the kernel). Not before the namespaces are entered: a process with several threads cannot
 /// change its user namespace (setns(2)).
-fn end_with(socket: BorrowedFd<'_>, told: Option<&SignalFd>) {
-    let Ok(watched) = socket.try_clone_to_owned() else { return };
+fn end_with(socket: BorrowedFd<'_>, told: Option<&SignalFd>, hands: &Hands) {
+    let (Ok(watched), Ok(own)) = (socket.try_clone_to_owned(), hands.own.try_clone()) else { return };
     let told = told.and_then(|told| told.as_fd().try_clone_to_owned().ok());
     let watch = move || {
         loop {
@@ -108,7 +114,7 @@ fn end_with(socket: BorrowedFd<'_>, told: Option<&SignalFd>) {
                     // nothing more comes; what is being done is finished
                     let _ = rustix::net::shutdown(&watched, Shutdown::Both);
                     // the other thread answers, and ends the process, before
-                    std::thread::sleep(LAST_DEED_LIMIT);
+                    wait_while_it_gets_on(&own);
                     std::process::exit(0);
                 }
             }
@@ -116,6 +122,16 @@ fn end_with(socket: BorrowedFd<'_>, told: Option<&SignalFd>) {
     };
     // without the thread a helper may outlive a supervisor that was killed, in a call that hangs
     let _ = std::thread::Builder::new().name("socket".to_owned()).stack_size(WATCH_STACK_BYTES).spawn(watch);
+}
+
+/// Until the first thread has got nowhere for [`LAST_DEED_LIMIT`], or for [`WORK_LIMIT`].
+fn wait_while_it_gets_on(own: &OwnedFd) {
+    let (mut progress, mut waited, mut idle) = (Progress::default(), Duration::ZERO, Duration::ZERO);
+    while waited < WORK_LIMIT && idle < LAST_DEED_LIMIT {
+        std::thread::sleep(LOOK_STEP);
+        waited = waited.saturating_add(LOOK_STEP);
+        idle = if progress.look_at_self(own.as_fd()) { Duration::ZERO } else { idle.saturating_add(LOOK_STEP) };
+    }
 }
 
 /// Where [`ANSWER_SIGNAL`] arrives from now on.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::kernel::seccomp_notify::Notification;
+use crate::kernel::shared_area::Entry;
 use crate::kernel::shared_area::Ledger;
 use crate::kernel::shared_area::SharedArea;
 use crate::kernel::shared_area::Slot;
@@ -21,9 +22,13 @@ pub struct InFlight {
 impl InFlight {
     /// A slot of its own for a call that `helper` waits for; without a free one, the call is lost with this process.
     pub(super) fn keep(&self, notification: &Notification, helper: u32) -> Option<Slot> {
+        self.keep_as(notification, Entry { helper, waits: true, ..Entry::default() })
+    }
+
+    /// The same, of what stands in `entry`.
+    pub(super) fn keep_as(&self, notification: &Notification, entry: Entry) -> Option<Slot> {
         let mut slot = self.area.free_slot()?;
-        slot.keep(notification, self.slot);
-        slot.ledger().begin(helper, true);
+        slot.keep(notification, Entry { listener: Some(self.slot), ..entry });
         Some(slot)
     }
 }

@@ -47,6 +47,7 @@ use crate::kernel::seccomp_notify::Answer;
 use crate::kernel::seccomp_notify::Listener;
 use crate::kernel::seccomp_notify::ListenerError;
 use crate::kernel::seccomp_notify::Notification;
+use crate::kernel::shared_area::Ledger;
 use crate::kernel::thread::StatusFile;
 use crate::supervise::broker::hand::Hand;
 use crate::supervise::broker::plan::Plan;
@@ -68,8 +69,8 @@ const START_LIMIT: Duration = Duration::from_secs(5);
 const PATIENCE: Duration = Duration::from_millis(50);
 /// How often meanwhile it is looked whether the process still waits.
 const STEP: Duration = Duration::from_millis(5);
-/// How long anything but an open may take: a file system that hangs holds up its own container only.
-const LONG_PATIENCE: Duration = Duration::from_secs(30);
+/// How long anything but an open may take, whoever watches over it: a file system that hangs holds up its own container only.
+const LONG_PATIENCE: Duration = broker::WORK_LIMIT.saturating_add(Duration::from_secs(10));
 /// Bit of CAP_DAC_READ_SEARCH (linux/capability.h).
 const CAP_DAC_READ_SEARCH: u32 = 2;
 
@@ -170,7 +171,10 @@ impl Broker {
     ) -> Result<Added, ListenerError> {
         let note = self.in_flight.as_ref().map(|in_flight| {
             // a call that was answered in this thread's place has left the slot to another one
-            move |number| self.hand.notes(|| in_flight.ledger.note_placed(number))
+            move |number| {
+                let here = in_flight.ledger.as_ref();
+                self.hand.notes(|aside| aside.as_ref().unwrap_or(here).note_placed(number));
+            }
         });
         placed::place(listener, id, file, close_on_exec, note)
     }
@@ -342,9 +346,11 @@ impl Broker {
         }
         let helper = self.helpers.last().ok_or(BrokerError::Gone)?;
         // from here on the next worker, should there be one, leaves the call to the helper
-        let ledger = self.in_flight.as_ref().map(|in_flight| in_flight.ledger.as_ref());
-        let note = || ledger.into_iter().for_each(|ledger| ledger.begin(helper.pid(), work.waits));
-        if !self.hand.begins(helper.process(), note) {
+        let here = self.in_flight.as_ref().map(|in_flight| in_flight.ledger.as_ref());
+        let note = |aside: Option<Ledger>| {
+            aside.as_ref().or(here).into_iter().for_each(|ledger| ledger.begin(helper.pid(), work.waits));
+        };
+        if !self.hand.begins(helper.process(), helper.pid(), note) {
             return Err(BrokerError::Gone.into());
         }
         let on: Vec<BorrowedFd<'_>> = on.iter().map(|descriptor| descriptor.as_fd()).collect();

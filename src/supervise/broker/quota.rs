@@ -10,11 +10,15 @@ pub const MAX_HELPERS: usize = 128;
 /// Most calls of one container that wait in an open at one time, each with a helper and a thread.
 pub const MAX_WAITING: usize = 64;
 
+/// Most slow calls of one container that are waited for aside, each with a helper and a thread.
+pub const MAX_SLOW: usize = 32;
+
 /// How much of it is taken.
 #[derive(Debug, Default)]
 pub struct Quota {
     helpers: Arc<AtomicUsize>,
     waiting: Arc<AtomicUsize>,
+    slow: Arc<AtomicUsize>,
 }
 
 /// One of a bounded number; given back when dropped.
@@ -32,6 +36,12 @@ impl Quota {
     #[must_use]
     pub fn waiting(&self) -> Option<Place> {
         Place::take(&self.waiting, MAX_WAITING)
+    }
+
+    /// A place for a slow call; `None` when there is none left.
+    #[must_use]
+    pub fn slow(&self) -> Option<Place> {
+        Place::take(&self.slow, MAX_SLOW)
     }
 }
 
@@ -60,7 +70,7 @@ mod tests {
         for _ in 0..3 {
             assert!(quota.helper().is_none(), "one too many");
         }
-        assert!(quota.waiting().is_some(), "calls that wait are counted apart");
+        assert!(quota.waiting().is_some() && quota.slow().is_some(), "calls that wait are counted apart");
         taken.pop();
         assert!(quota.helper().is_some());
     }

@@ -28,6 +28,7 @@ use crate::supervise::observe::Observation;
 use crate::supervise::supervisor::Reply;
 use crate::supervise::supervisor::Supervisor;
 use crate::supervise::supervisor::reply::Kept;
+use crate::supervise::supervisor::reply::Meant;
 
 /// How often a call is decided again because somebody exchanged what was decided about.
 const MAX_EXCHANGES: usize = 64;
@@ -84,6 +85,8 @@ impl Supervisor {
                 return Reply::let_go(ContinueReason::Sealed);
             }
             let Some(broker) = &mut self.broker else { return Reply::let_go(reason) };
+            let meant = Meant::new(notification, target.read_so_far());
+            self.unsettled.calls().begins(&broker.hand(), meant, *notification);
             let reply = match broker.carry_out(&listener, notification, request, &target, caller) {
                 Ok(CarriedOut::Again) => continue,
                 Ok(CarriedOut::LetGo | CarriedOut::Gone) => return Reply::let_go(reason),
@@ -99,17 +102,23 @@ impl Supervisor {
                 Err(_) if !listener.is_valid(notification.id) => return Reply::let_go(ContinueReason::OwnFailure),
                 Err(error) => return self.cannot_carry_out(&error, policy, now),
             };
-            self.last_deed = Some(Kept::new(notification, target.read_so_far(), reply.clone(), now));
+            // a deed may have taken long: whether its call comes again is a matter of the time after it
+            let meant = Meant::new(notification, target.read_so_far());
+            self.last_deed = Some(Kept::new(meant, reply.clone(), Moment::now()));
             return reply;
         }
         Reply::Answer(Answer::Errno(Errno::AGAIN))
     }
 
-    /// The reply to the same call on the same arguments, carried out already, that a signal kept from its caller.
+    /// The reply to the same call on the same arguments, carried out already or about to be, that a signal kept from its caller.
     fn kept(&mut self, notification: &Notification, target: &Remembering<'_>, now: Moment) -> Option<Reply> {
         let read = target.read_so_far();
-        let position = self.undelivered.iter().position(|kept| kept.is_of(notification, &read, now))?;
-        let kept = self.undelivered.remove(position)?.came_again(now);
+        let mut calls = self.unsettled.calls();
+        if calls.is_begun(self.hand().as_ref(), notification, &read) {
+            return Some(Reply::Later);
+        }
+        let kept = calls.take(notification, &read, now)?;
+        drop(calls);
         self.last_deed = Some(kept.clone());
         Some(kept.reply)
     }

@@ -19,13 +19,33 @@ const KEPT_WINDOW: Duration = Duration::from_secs(5);
 /// Most that a thread runs for a call that is made again after a freeze: the kernel's own work.
 const RUN_TO_MAKE_A_CALL_AGAIN: Duration = Duration::from_millis(1);
 
-/// A deed that was done for a call, and the reply to it.
+/// What a call means, whatever its id.
 #[derive(Clone)]
-pub(super) struct Kept {
+pub(super) struct Meant {
     tid: u32,
     number: i32,
     arguments: [u64; 6],
     read: Vec<Vec<u8>>,
+}
+
+impl Meant {
+    /// `read` is what its arguments in memory are, as far as it is known.
+    pub(super) fn new(notification: &Notification, read: Vec<Vec<u8>>) -> Self {
+        let Notification { tid, nr, args, .. } = *notification;
+        Self { tid, number: nr, arguments: args, read }
+    }
+
+    /// Whether `notification` is the same call, its arguments in memory being `read`, of which only the beginning may be known yet.
+    pub(super) fn is(&self, notification: &Notification, read: &[Vec<u8>]) -> bool {
+        (self.tid, self.number, self.arguments) == (notification.tid, notification.nr, notification.args)
+            && read.iter().all(|argument| self.read.contains(argument))
+    }
+}
+
+/// A deed that was done for a call, and the reply to it.
+#[derive(Clone)]
+pub(super) struct Kept {
+    meant: Meant,
     pub(super) reply: Reply,
     at: Moment,
     /// What its caller had run by when the reply did not arrive.
@@ -33,21 +53,20 @@ pub(super) struct Kept {
 }
 
 impl Kept {
-    pub(super) fn new(notification: &Notification, read: Vec<Vec<u8>>, reply: Reply, at: Moment) -> Self {
-        let Notification { tid, nr, args, .. } = *notification;
-        Self { tid, number: nr, arguments: args, read, reply, at, ran: None }
+    pub(super) fn new(meant: Meant, reply: Reply, at: Moment) -> Self {
+        Self { meant, reply, at, ran: None }
     }
 
     /// The reply did not arrive.
     pub(super) fn undelivered(self) -> Self {
-        let ran = thread::time_run(self.tid);
+        let ran = thread::time_run(self.meant.tid);
         Self { ran, ..self }
     }
 
     /// Its caller, thread of `notification`, makes that call: if it is another one, it was not held up all the time.
     pub(super) fn note_call(&mut self, notification: &Notification) {
-        let is_other = (self.number, self.arguments) != (notification.nr, notification.args);
-        if self.tid == notification.tid && is_other {
+        let is_other = (self.meant.number, self.meant.arguments) != (notification.nr, notification.args);
+        if self.meant.tid == notification.tid && is_other {
             self.ran = None;
         }
     }
@@ -57,17 +76,14 @@ impl Kept {
         Self { at: now, ..self }
     }
 
-    /// Whether `notification` is the call that it was done for, its arguments in memory being `read`. Of what was read for the
-    /// deed, only the beginning may be known yet.
+    /// Whether `notification` is the call that it was done for, its arguments in memory being `read`.
     pub(super) fn is_of(&self, notification: &Notification, read: &[Vec<u8>], now: Moment) -> bool {
-        (self.tid, self.number, self.arguments) == (notification.tid, notification.nr, notification.args)
-            && read.iter().all(|argument| self.read.contains(argument))
-            && (now.since(self.at) <= KEPT_WINDOW || self.has_run_nothing_since())
+        self.meant.is(notification, read) && (now.since(self.at) <= KEPT_WINDOW || self.has_run_nothing_since())
     }
 
     /// Whether its caller was stopped or frozen ever since, and so did nothing but make its call again.
     fn has_run_nothing_since(&self) -> bool {
-        let now = thread::time_run(self.tid);
+        let now = thread::time_run(self.meant.tid);
         self.ran.zip(now).is_some_and(|(then, now)| now.saturating_sub(then) <= RUN_TO_MAKE_A_CALL_AGAIN)
     }
 }
@@ -104,5 +120,10 @@ impl Reply {
 
     pub(super) fn let_go(reason: ContinueReason) -> Self {
         Self::Answer(Answer::Continue(reason))
+    }
+
+    /// Whether it is of no use to the same call under another id: nothing was done for it, or somebody waits under its own.
+    pub(super) const fn is_for_this_id_only(&self) -> bool {
+        matches!(self, Self::Answer(Answer::Continue(_) | Answer::Interrupted) | Self::Later)
     }
 }
