@@ -1,5 +1,5 @@
-//! The launcher's own listener, for a runtime that cannot have calls wait killable (Debian 12's runc): where a workload is sealed, its
-//! calls wait all the same, and the record says so and is true. `signals.rs` has the programs under signals.
+//! The launcher's own listener, for a runtime that cannot have calls wait killable (Debian 12's runc): where policy enforces, the calls of
+//! a workload wait all the same, and the record says so and is true. `signals.rs` has the programs under signals.
 
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -45,28 +45,49 @@ fn refused(node: &Node, bundle: &Bundle) -> (Protection, Vec<String>) {
 }
 
 #[test]
-fn a_sealed_workload_waits_by_the_launchers_listener() {
-    let node = Node::start(Runtime::Runc, &policy("enforce"));
-    for (uid, no_new_privileges, engine_seccomp) in
-        [(0, false, false), (0, true, false), (0, false, true), (1000, true, true), (1000, false, false)]
-    {
-        let mut spec = Spec::shell(APPEND);
-        (spec.uid, spec.no_new_privileges, spec.engine_seccomp) = (uid, no_new_privileges, engine_seccomp);
-        let bundle = node.bundle(&spec);
-        if uid != 0 {
-            // for whom the file's own mode is no obstacle
-            std::os::unix::fs::chown(bundle.path("/etc/passwd"), Some(uid), None).expect("chown");
+fn an_enforced_workload_waits_by_the_launchers_listener() {
+    let brokered = format!("{}  landlock: off\n", policy("enforce"));
+    for (text, ground) in [(policy("enforce"), Ground::Seal), (brokered, Ground::Broker)] {
+        let node = Node::start(Runtime::Runc, &text);
+        for (uid, no_new_privileges, engine_seccomp) in
+            [(0, false, false), (0, true, false), (0, false, true), (1000, true, true), (1000, false, false)]
+        {
+            let mut spec = Spec::shell(APPEND);
+            (spec.uid, spec.no_new_privileges, spec.engine_seccomp) = (uid, no_new_privileges, engine_seccomp);
+            waits(&node, &spec, ground);
         }
-        let (protection, degraded) = refused(&node, &bundle);
-        let what = format!("{uid} {no_new_privileges} {engine_seccomp}: {protection:?} {degraded:?}");
-        assert_eq!(protection.installer.as_deref(), Some("launcher"), "{what}");
-        assert_eq!(
-            (protection.wait_killable, protection.not_killable, protection.ground),
-            (Some(true), None, Ground::Seal),
-            "{what}"
-        );
-        assert!(degraded.is_empty() && protection.reasons.is_empty(), "{what}");
+        let mut spec = Spec::shell(APPEND);
+        spec.capabilities = Capabilities::All;
+        let drop_tracing = |config: &mut serde_json::Value| {
+            for set in ["bounding", "effective", "permitted"] {
+                let held = config["process"]["capabilities"][set].as_array_mut().expect("list");
+                held.retain(|capability| capability != "CAP_SYS_PTRACE");
+            }
+        };
+        let bundle = node.bundle(&spec);
+        let mut config = bundle.config();
+        drop_tracing(&mut config);
+        bundle.write_config(&config);
+        is_heard(&node, &bundle, Ground::Broker);
     }
+}
+
+fn waits(node: &Node, spec: &Spec, ground: Ground) {
+    let bundle = node.bundle(spec);
+    if spec.uid != 0 {
+        // for whom the file's own mode is no obstacle
+        std::os::unix::fs::chown(bundle.path("/etc/passwd"), Some(spec.uid), None).expect("chown");
+    }
+    is_heard(node, &bundle, ground);
+}
+
+fn is_heard(node: &Node, bundle: &Bundle, ground: Ground) {
+    let (protection, degraded) = refused(node, bundle);
+    let what = format!("{}: {protection:?} {degraded:?}", bundle.config()["process"]);
+    assert_eq!(protection.installer.as_deref(), Some("launcher"), "{what}");
+    assert_eq!((protection.wait_killable, &protection.not_killable), (Some(true), &None), "{what}");
+    assert_eq!(protection.ground, ground, "{what}");
+    assert!(degraded.is_empty(), "{what}");
 }
 
 /// An exec session has the runtime's listener as ever while the container's own process has the launcher's; where policy seals it, its
@@ -129,7 +150,6 @@ fn what_keeps_the_runtimes_listener_is_on_record() {
             (Some("runtime"), Some(false)),
             "{words}"
         );
-        assert_eq!(protection.ground, Ground::Seal, "{protection:?}");
         assert!(protection.not_killable.as_ref().is_some_and(|why| why.contains(words)), "{protection:?}");
         assert!(degraded.is_empty(), "{degraded:?}");
     }

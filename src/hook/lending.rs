@@ -47,7 +47,7 @@ mod tests {
         let own = json!({"process": {"args": ["sh"], "capabilities": {"bounding": ["CAP_KILL"]}}, "x": 1});
         for lend in [true, false] {
             let mut edited = own.clone();
-            let launcher = Launcher { descriptor: 3, databases: &[], lend, listening: None };
+            let launcher = Launcher { descriptor: 3, databases: Some(&[]), lend, listening: None };
             assert!(launcher_edit::put_in(&mut edited["process"], &launcher));
             let files = [folder.path().join("config.json"), folder.path().join("copy")];
             for file in &files {

@@ -61,7 +61,7 @@ pub fn observed(spec: &Value, listener_path: &str, applied: &Applied, told: Told
     };
     let mut reasons: Vec<String> = reason.into_iter().collect();
     let ground = if intercepted { ground(spec, applied, told, &mut reasons) } else { Ground::None };
-    let by_launcher = told.launcher_listens && ground == Ground::Seal;
+    let by_launcher = intercepted && told.launcher_listens && spec.get("process").is_some_and(launcher_edit::is_in);
     let by_runtime = || spec.pointer("/linux/seccomp").is_some_and(seccomp_flags::waits_killable);
     let wait_killable = intercepted.then(|| by_launcher || by_runtime());
     let not_told = || "config.json does not set the flag: it was edited by no acctguard-runtime".to_owned();

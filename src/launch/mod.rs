@@ -1,5 +1,5 @@
-//! `acctguard-launch`: seals the account databases for itself and everything it will ever start, gives back what it was lent,
-//! and becomes the program it was asked for.
+//! `acctguard-launch`: seals the account databases for itself and everything it will ever start, puts a listener of its own in the place
+//! of a runtime's whose calls a signal cancels, gives back what it was lent, and becomes the program it was asked for.
 //!
 //! Runs *inside* the container, with the container's root, user, environment and terminal: it trusts nothing there, reads no
 //! configuration, writes nothing but to the daemon, and starts no second process. What [`seal`] may not touch: Landlock has no right for chmod(2),
@@ -47,6 +47,9 @@ struct CommandLine {
     /// Database to seal, absolute; one that ends in / seals a whole directory. Default: all that acctguard knows.
     #[arg(long, value_name = "DATABASE", value_parser = parse_database)]
     seal: Vec<DatabasePath>,
+    /// Seal nothing.
+    #[arg(long, conflicts_with = "seal", requires = "line")]
+    no_seal: bool,
     /// Capability to give up for good before PROGRAM starts, as CAP_SYS_ADMIN; out of all its sets, or out of those named:
     /// CAP_SETPCAP=bounding,effective,inheritable,permitted,ambient.
     #[arg(long, value_name = "CAP[=SETS]", value_parser = capabilities::parse)]
@@ -102,7 +105,9 @@ fn launch(command_line: &CommandLine) -> u8 {
     } else {
         command_line.seal.clone()
     };
-    if let Err(error) = seal::seal(&databases) {
+    if !command_line.no_seal
+        && let Err(error) = seal::seal(&databases)
+    {
         eprintln!("acctguard-launch: {}", chain(&error));
         return CANNOT_SEAL;
     }

@@ -24,6 +24,7 @@ const SEALING_CALLS: [&str; 3] = ["landlock_create_ruleset", "landlock_add_rule"
 
 const OWN_DESCRIPTOR: &str = "--own-descriptor=";
 const SEAL: &str = "--seal=";
+const NO_SEAL: &str = "--no-seal";
 const GIVE_BACK: &str = "--give-back=";
 const LINE: &str = "--line=";
 const FILTER: &str = "--filter=";
@@ -35,8 +36,8 @@ const EXEC: &str = "--exec=";
 pub struct Launcher<'a> {
     /// The launcher's descriptor in the container.
     pub descriptor: i32,
-    /// What it seals.
-    pub databases: &'a [DatabasePath],
+    /// What it seals; `None`: nothing, it only listens.
+    pub databases: Option<&'a [DatabasePath]>,
     /// Whether it is lent what sealing takes without `no_new_privs`.
     pub lend: bool,
     /// With what it makes a listener of its own ([`crate::oci::launcher_listener`]), where it does.
@@ -86,7 +87,10 @@ pub fn put_in(process: &mut Value, launcher: &Launcher<'_>) -> bool {
     };
     let mut words =
         vec![format!("/proc/self/fd/{}", launcher.descriptor), format!("{OWN_DESCRIPTOR}{}", launcher.descriptor)];
-    words.extend(launcher.databases.iter().map(|database| format!("{SEAL}{database}")));
+    match launcher.databases {
+        Some(databases) => words.extend(databases.iter().map(|database| format!("{SEAL}{database}"))),
+        None => words.push(NO_SEAL.to_owned()),
+    }
     if let Some(Listening { line, filter, container, exec }) = launcher.listening {
         words.extend([format!("{LINE}{line}"), format!("{FILTER}{filter}"), format!("{CONTAINER}{container}")]);
         words.extend(exec.map(|event| format!("{EXEC}{event}")));
@@ -228,7 +232,10 @@ mod tests {
 
     fn put(process: &Value, lend: bool) -> Value {
         let mut process = process.clone();
-        assert!(put_in(&mut process, &Launcher { descriptor: 5, databases: &databases(), lend, listening: None }));
+        assert!(put_in(
+            &mut process,
+            &Launcher { descriptor: 5, databases: Some(&databases()), lend, listening: None }
+        ));
         process
     }
 
@@ -294,7 +301,7 @@ mod tests {
 
     #[test]
     fn no_arguments_no_launcher_and_what_only_looks_like_one_stays() {
-        let launcher = Launcher { descriptor: 3, databases: &[], lend: true, listening: None };
+        let launcher = Launcher { descriptor: 3, databases: Some(&[]), lend: true, listening: None };
         for mut process in [json!({}), json!({"args": []}), json!({"args": null}), json!(null)] {
             let before = process.clone();
             assert!(!put_in(&mut process, &launcher));

@@ -81,7 +81,7 @@ pub struct Placement<'a> {
     pub ground: Ground,
     /// Why not a better one, each in one line.
     pub reasons: &'a [String],
-    /// What is put in front of its program, under the seal.
+    /// What is put in front of its program, under the seal or to listen.
     pub launcher: Option<Launcher<'a>>,
     /// The runtime's own copy of the document, out of which what is lent must be taken too.
     pub runtime_copy: Option<&'a Path>,
@@ -150,11 +150,12 @@ pub fn is_intercepted(spec: &Value, listener_path: &str) -> bool {
     spec.pointer("/linux/seccomp/listenerPath").and_then(Value::as_str) == Some(listener_path)
 }
 
-/// Whether the container's own process was put under the seal when the document was edited last. Told by acctguard's own
+/// Whether the launcher was put in front of the container's own process when the document was edited last. Told by acctguard's own
 /// hook: the launcher itself may be gone from the document by now.
 #[must_use]
-pub fn is_sealed(spec: &Value) -> bool {
-    own_argument(spec, GROUND).as_deref() == Some(Ground::Seal.as_str())
+pub fn was_launched(spec: &Value) -> bool {
+    let listens = own_arguments(spec).is_some_and(|arguments| arguments.iter().any(|word| word == LAUNCHER_LISTENS));
+    listens || own_argument(spec, GROUND).as_deref() == Some(Ground::Seal.as_str())
 }
 
 /// The workload's own seccomp profile before acctguard's edit, as events say it: `none` or its default action.
@@ -164,10 +165,15 @@ pub fn own_seccomp(spec: &Value) -> Option<String> {
     own_argument(spec, OWN_SECCOMP)
 }
 
+/// The arguments of acctguard's own createRuntime hook.
+fn own_arguments(spec: &Value) -> Option<&Vec<Value>> {
+    let hooks = spec.pointer("/hooks/createRuntime")?.as_array()?;
+    hooks.iter().find(|hook| is_own(hook))?.get("args")?.as_array()
+}
+
 /// What follows `flag` in acctguard's own createRuntime hook.
 fn own_argument(spec: &Value, flag: &str) -> Option<String> {
-    let hooks = spec.pointer("/hooks/createRuntime")?.as_array()?;
-    let arguments = hooks.iter().find(|hook| is_own(hook))?.get("args")?.as_array()?;
+    let arguments = own_arguments(spec)?;
     let position = arguments.iter().position(|argument| argument.as_str() == Some(flag))?;
     arguments.get(position + 1)?.as_str().map(ToOwned::to_owned)
 }
@@ -532,7 +538,7 @@ mod tests {
     #[test]
     fn the_ground_is_told_to_the_hook_and_the_launcher_comes_and_goes() {
         let spec = parse(r#"{"process":{"args":["sh"],"capabilities":{"bounding":["CAP_KILL"]}},"linux":{}}"#);
-        let launcher = Launcher { descriptor: 4, databases: &[], lend: true, listening: None };
+        let launcher = Launcher { descriptor: 4, databases: Some(&[]), lend: true, listening: None };
         let reasons = ["because".to_owned()];
         let copy = Some(Path::new("/run/crun/c1/config.json"));
         let seal = Placement { ground: Ground::Seal, reasons: &[], launcher: Some(launcher), runtime_copy: copy };

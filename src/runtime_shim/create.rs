@@ -9,6 +9,7 @@ use crate::config::WhenAbsent;
 use crate::config::policy_files;
 use crate::control::Request;
 use crate::control::client::Client;
+use crate::kernel::assembled_root::AssembledRoot;
 use crate::model::diagnostic::chain;
 use crate::model::event::EventTime;
 use crate::model::policy::Applied;
@@ -38,11 +39,13 @@ use crate::runtime_shim::Call;
 use crate::runtime_shim::ShimError;
 use crate::runtime_shim::UnprotectedCause;
 use crate::runtime_shim::handover::Handover;
+use crate::runtime_shim::handover::Seat;
 use crate::runtime_shim::listening;
 use crate::runtime_shim::listening::Listening;
 use crate::runtime_shim::program_search;
 use crate::runtime_shim::record;
 use crate::runtime_shim::signals;
+use crate::runtime_shim::signals::Cannot;
 use crate::runtime_shim::standing;
 use crate::runtime_shim::standing::Decided;
 
@@ -69,8 +72,13 @@ pub fn prepare(call: &Call) -> Result<Handover, ShimError> {
     let config_file = call.config_for_hooks();
     let listener_path = call.config.listener_socket().to_string_lossy().into_owned();
     let listener = Listener { path: &listener_path, metadata: LISTENER_METADATA };
-    let decided = decided(call, &subject);
-    let runtime_copy = runtime_copy(call).filter(|_| decided.standing.lend);
+    let mut decided = decided(call, &subject);
+    let cannot = match subject.applied.mode {
+        Mode::Off => None,
+        Mode::Audit | Mode::Enforce => signals::wait_killable(call).err(),
+    };
+    let launching = launching(call, &subject, &mut decided, cannot.as_ref());
+    let runtime_copy = runtime_copy(call).filter(|_| launching.as_ref().is_ok_and(|launching| launching.lend));
     // By policies that cannot be read, the daemon may still enforce.
     let unknown_calls = match subject.policies_broken {
         true => UnknownCalls::Refused,
@@ -78,11 +86,13 @@ pub fn prepare(call: &Call) -> Result<Handover, ShimError> {
     };
     let id = subject.workload.container.id.to_string();
     let edit_as = |signals: Signals<'_>| {
-        let launcher = decided.seat.as_ref().map(|seat| Launcher {
+        let listens = signals == Signals::WaitByLauncher;
+        let launching = launching.as_ref().ok().filter(|launching| launching.seals || listens);
+        let launcher = launching.map(|Launching { seat, lend, seals }| Launcher {
             descriptor: seat.number(),
-            databases: &subject.applied.databases,
-            lend: decided.standing.lend,
-            listening: (signals == Signals::WaitByLauncher).then(|| seat.listening(&id, None)),
+            databases: seals.then_some(subject.applied.databases.as_slice()),
+            lend: *lend,
+            listening: listens.then(|| seat.listening(&id, None)),
         });
         let placement = Some(Placement {
             ground: decided.standing.ground,
@@ -100,38 +110,65 @@ pub fn prepare(call: &Call) -> Result<Handover, ShimError> {
             Mode::Audit | Mode::Enforce => protected(call, &subject, &decided.standing, edit_with),
         }
     };
-    let (edited, listening) = with_signals(call, &subject, decided.seat.is_some(), edit_as)?;
-    let sealed = edited.intercepted;
+    let (edited, listening) = match &cannot {
+        None => (edit_as(Signals::Wait)?, None),
+        Some(cannot) => match &launching {
+            Ok(_) => with_launchers_listener(call, cannot, &subject.own_spec, edit_as)?,
+            Err(reason) => (edit_as(Signals::Cancel { reason })?, None),
+        },
+    };
+    let launched = edited.intercepted;
     subject.bundle.replace(edited.spec)?;
-    match decided.seat.filter(|_| sealed) {
-        Some(seat) => Ok(Handover::with_launcher(call, seat, listening, None)?),
+    match launching.ok().filter(|launching| launched && (launching.seals || listening.is_some())) {
+        Some(launching) => Ok(Handover::with_launcher(call, launching.seat, listening, None)?),
         None => Ok(Handover::unchanged(call)),
     }
 }
 
-/// The edit, with calls that wait killable where the runtime can have them so, or the `launched` workload's launcher.
-fn with_signals(
+/// The launcher in front of the container's own process.
+struct Launching {
+    seat: Seat,
+    /// Whether it is lent capabilities.
+    lend: bool,
+    /// Whether it seals; else it is there for its own listener only.
+    seals: bool,
+}
+
+/// The launcher where it seals, or where it can have calls wait killable that `cannot` otherwise; else why calls cannot.
+fn launching(
     call: &Call,
     subject: &Subject,
-    launched: bool,
+    decided: &mut Decided,
+    cannot: Option<&Cannot>,
+) -> Result<Launching, String> {
+    if let Some(seat) = decided.seat.take() {
+        return Ok(Launching { seat, lend: decided.standing.lend, seals: true });
+    }
+    let Some(cannot) = cannot else { return Err(String::new()) };
+    if subject.applied.mode != Mode::Enforce {
+        return Err(cannot.reason.clone());
+    }
+    let process = subject.own_spec.get("process").unwrap_or(&Value::Null);
+    let seat = standing::listener_only(call, &subject.own_spec, process, || root_to_be(subject));
+    let lend = process.get("noNewPrivileges") != Some(&Value::Bool(true));
+    seat.map(|seat| Launching { seat, lend, seals: false }).map_err(|why| listening::none(cannot, &why))
+}
+
+/// The edit with the launcher's own listener, or without where there can be none.
+fn with_launchers_listener(
+    call: &Call,
+    cannot: &Cannot,
+    own_spec: &Value,
     edit_as: impl Fn(Signals<'_>) -> Result<Edited, ShimError>,
 ) -> Result<(Edited, Option<Listening>), ShimError> {
-    let cannot = match subject.applied.mode {
-        Mode::Off => return Ok((edit_as(Signals::Wait)?, None)),
-        Mode::Audit | Mode::Enforce => signals::wait_killable(call),
-    };
-    let Err(cannot) = cannot else { return Ok((edit_as(Signals::Wait)?, None)) };
-    if !launched {
-        return Ok((edit_as(Signals::Cancel { reason: &cannot.reason })?, None));
-    }
-    let reason = match listening::connect(call, &cannot, &subject.own_spec) {
+    let reason = match listening::connect(call, cannot, own_spec) {
         Ok(line) => match edit_as(Signals::WaitByLauncher) {
             Ok(edited) if !edited.intercepted => return Ok((edited, None)),
             Ok(edited) => match listening::filter(&edited.spec) {
                 Ok(filter) => return Ok((edited, Some(Listening { line, filter }))),
                 Err(reason) => reason,
             },
-            Err(ShimError::Edit(error @ EditError::LauncherListener(_))) => format!("{}; {error}", cannot.reason),
+            Err(ShimError::Edit(EditError::LauncherListener(why))) => listening::none(cannot, &why),
             Err(error) => return Err(error),
         },
         Err(reason) => reason,
@@ -139,14 +176,16 @@ fn with_signals(
     Ok((edit_as(Signals::Cancel { reason: &reason })?, None))
 }
 
+/// The root file system as the container will have it.
+fn root_to_be(subject: &Subject) -> Result<AssembledRoot, String> {
+    program_search::root_to_be(&subject.own_spec, subject.bundle.directory())
+        .map_err(|errno| format!("its root file system cannot be opened ({errno}); the runtime reports that itself"))
+}
+
 /// On which ground the container's own process is put.
 fn decided(call: &Call, subject: &Subject) -> Decided {
     let process = subject.own_spec.get("process").unwrap_or(&Value::Null);
-    standing::decide(call, &subject.applied, &subject.own_spec, process, || {
-        program_search::root_to_be(&subject.own_spec, subject.bundle.directory()).map_err(|errno| {
-            format!("its root file system cannot be opened ({errno}); the runtime reports that itself")
-        })
-    })
+    standing::decide(call, &subject.applied, &subject.own_spec, process, || root_to_be(subject))
 }
 
 /// crun's own copy of `config.json`, out of which it takes what an exec does not say.

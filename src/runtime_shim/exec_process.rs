@@ -95,7 +95,7 @@ pub fn plan(call: &Call, id: &ContainerId, event: &str, state: &State, bundle: O
     let means = listening::of_exec(call, bundle.config(), &standing);
     let launcher = Launcher {
         descriptor: seat.number(),
-        databases: &applied.databases,
+        databases: Some(&applied.databases),
         lend: standing.lend,
         listening: means.is_some().then(|| seat.listening(id.as_str(), Some(event))),
     };
@@ -119,7 +119,7 @@ fn unsealed(call: &Call, spec: &Value, bundle: &Bundle, standing: Standing) -> P
     let process = call.line.options.process.as_deref().and_then(read_file);
     let silent = process.filter(|process| process.get("capabilities").is_none_or(Value::is_null));
     let (true, Some(mut process), true) =
-        (spec_edit::is_sealed(bundle.config()), silent, call.line.process_can_be_replaced())
+        (spec_edit::was_launched(bundle.config()), silent, call.line.process_can_be_replaced())
     else {
         return Plan::unchanged(call, standing);
     };

@@ -32,14 +32,18 @@ pub struct Listening {
     pub filter: OwnedFd,
 }
 
+/// Why calls cannot wait killable, where `why` keeps the launcher from having them so.
+#[must_use]
+pub fn none(cannot: &Cannot, why: &str) -> String {
+    format!("{}; and the launcher makes no listener of its own: {why}", cannot.reason)
+}
+
 /// A connection for the launcher of a container of `own_spec`, whose runtime cannot have calls wait killable.
 ///
 /// # Errors
 /// Why the launcher is to make no listener, in one line.
 pub fn connect(call: &Call, cannot: &Cannot, own_spec: &Value) -> Result<OwnedFd, String> {
-    let no = |why: &str| -> Result<OwnedFd, String> {
-        Err(format!("{}; and the launcher makes no listener of its own: {why}", cannot.reason))
-    };
+    let no = |why: &str| Err(none(cannot, why));
     let facts = launcher_edit::facts(own_spec, own_spec.get("process").unwrap_or(&Value::Null));
     // whoever takes hold of the launcher while it has given up the one listener could make itself the other
     if !facts.own_pid_namespace || facts.may_trace {

@@ -26,6 +26,28 @@ pub struct Decided {
     pub seat: Option<Seat>,
 }
 
+/// A launcher for nothing but a listener of its own, in front of an enforced `process` that is not sealed. The launcher must be in
+/// neither `process` nor `spec`.
+///
+/// # Errors
+/// Why there is none, in one line.
+pub fn listener_only(
+    call: &Call,
+    spec: &Value,
+    process: &Value,
+    root: impl FnOnce() -> Result<AssembledRoot, String>,
+) -> Result<Seat, String> {
+    let seat = Seat::take(call);
+    let facts = Facts {
+        landlock_abi: Err("not looked at".to_owned()),
+        launcher: seat.as_ref().map(|_| ()).map_err(|error| chain(error)),
+        program: root().and_then(|root| program_search::look(&root, spec, process)),
+        process: launcher_edit::facts(spec, process),
+    };
+    ground::may_listen(&facts)?;
+    seat.map_err(|error| chain(&error))
+}
+
 /// Decides for `process` in the container of `spec`, whose root opens by `root`. The launcher must be in neither.
 pub fn decide(
     call: &Call,

@@ -312,7 +312,7 @@ impl Supervisor {
             return Reply::let_go(ContinueReason::RuntimeInit);
         }
         self.phase = Phase::Workload;
-        let starts = is_first_execve && self.origin.gives_way && self.origin.ground == Ground::Seal;
+        let starts = is_first_execve && self.origin.gives_way;
         // a signal, as runc's own, has the same call come again; the launcher's arguments lie elsewhere than the runtime's
         let is_same = |start: Notification| {
             (start.tid, start.nr, start.args) == (notification.tid, notification.nr, notification.args)

@@ -25,7 +25,7 @@ pub fn check(data: &[u8]) {
     let listening = Listening { line: 8, filter: 9, container: "c1", exec: None };
     let launcher = Launcher {
         descriptor: 7,
-        databases: &databases,
+        databases: (asked & 128 == 0).then_some(&databases[..]),
         lend: asked & 8 != 0,
         listening: (signals == Signals::WaitByLauncher).then_some(listening),
     };

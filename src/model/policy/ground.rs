@@ -120,6 +120,19 @@ pub fn decide(mode: Mode, wanted: Landlock, facts: &Facts) -> Standing {
     }
 }
 
+/// Whether a launcher can make a listener of its own in front of an enforced process that is not sealed; else the first thing that
+/// stands in its way.
+///
+/// # Errors
+/// One line.
+pub fn may_listen(facts: &Facts) -> Result<(), String> {
+    let process = &facts.process;
+    if !process.proc_mounted {
+        return Err("the specification does not mount /proc, by which it is run".to_owned());
+    }
+    facts.launcher.clone().and_then(|()| facts.program.clone())
+}
+
 fn not_sealed(reason: &str) -> Standing {
     Standing { ground: Ground::Broker, reasons: vec![format!("not sealed: {reason}")], lend: false }
 }
