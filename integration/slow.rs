@@ -179,7 +179,7 @@ fn a_slow_call_that_a_signal_cancels_is_done_once() {
         slow.tell("symlink /disk/folder");
         std::thread::sleep(ASIDE);
         for _ in 0..3 {
-            slow.tell("poke");
+            slow.tell("poke 0");
             std::thread::sleep(Duration::from_millis(200));
         }
         is_quick(&mut slow);
@@ -217,6 +217,62 @@ fn a_slow_call_outlives_the_worker() {
         is_quick(&mut slow);
         nothing_is_told(&node);
     }
+}
+
+/// When the worker dies, of a call that a signal cancels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Death {
+    /// The call has come again, and its helper is still at it.
+    ComeAgain,
+    /// Its helper is still at it, and the signal's handler runs.
+    AtWork,
+    /// It was done, and the signal's handler runs.
+    Done,
+}
+
+fn is_done_once_though_the_worker_dies(death: Death) {
+    let node = node(Runtime::Runc);
+    let mut disk = Disk::new(&node);
+    let mut slow = with_disk(&node, &disk.folder);
+    disk.freeze(true);
+    slow.tell("symlink /disk/link");
+    std::thread::sleep(ASIDE);
+    slow.tell(if death == Death::ComeAgain { "poke 0" } else { "poke 4" });
+    std::thread::sleep(Duration::from_millis(300));
+    if death == Death::Done {
+        disk.freeze(false);
+        std::thread::sleep(Duration::from_millis(300));
+    }
+    let worker = node.worker_pid();
+    kill(worker, Signal::SIGKILL).expect("kill the worker");
+    slow.measure(20);
+    assert_ne!(node.worker_pid(), worker);
+    if death != Death::Done {
+        disk.freeze(false);
+    }
+    succeeds(&slow, "symlink", ASIDE);
+    assert!(disk.path("link").is_symlink());
+    is_quick(&mut slow);
+    // the same call of somebody else, or later, is another
+    slow.tell("symlink /disk/link");
+    let answer = slow.line(GRACE).expect("an answer");
+    assert!(answer.starts_with("symlink 17 "), "{answer}");
+    nothing_is_told(&node);
+}
+
+#[test]
+fn a_call_that_came_again_is_done_once_though_the_worker_dies() {
+    is_done_once_though_the_worker_dies(Death::ComeAgain);
+}
+
+#[test]
+fn a_call_that_was_cancelled_at_work_is_done_once_though_the_worker_dies() {
+    is_done_once_though_the_worker_dies(Death::AtWork);
+}
+
+#[test]
+fn a_call_that_was_cancelled_and_done_is_done_once_though_the_worker_dies() {
+    is_done_once_though_the_worker_dies(Death::Done);
 }
 
 #[test]

@@ -7,7 +7,7 @@
  *       reach PATH           opens PATH for writing in a thread of its own; "reached ERRNO NANOSECONDS" when that returns
  *       unlink PATH, symlink PATH, truncate PATH
  *                            the same call in a thread of its own; "unlink ERRNO NANOSECONDS" and so on
- *       poke                 a signal, whose handler returns at once and whose calls are made again, to the thread that was begun last
+ *       poke N               a signal, whose handler takes N seconds and whose calls are made again, to the thread that was begun last
  *   chaos hang PID PATH    mounts a FUSE file system on PATH in the mount namespace of process PID, which takes every request and
  *                          answers none but the first (FUSE_INIT), those for the folder itself, and that there is nothing called none*;
  *                          says "hangs" when it is mounted
@@ -178,9 +178,12 @@ static pthread_t begin_deed(const char *word, const char *path)
     return thread;
 }
 
+static volatile sig_atomic_t poke_seconds;
+
 static void poked(int unused)
 {
     (void)unused;
+    sleep(poke_seconds);
 }
 
 static int obey(void)
@@ -212,9 +215,10 @@ static int obey(void)
             pthread_detach(thread);
         } else if (rest && (!strcmp(word, "unlink") || !strcmp(word, "symlink") || !strcmp(word, "truncate")))
             last = begin_deed(word, rest);
-        else if (!strcmp(word, "poke"))
+        else if (!strcmp(word, "poke")) {
+            poke_seconds = number;
             pthread_kill(last, SIGUSR1);
-        else
+        } else
             puts("what?");
         fflush(stdout);
     }

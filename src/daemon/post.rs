@@ -203,8 +203,10 @@ impl Post {
         let own = slot.in_flight().map(|notification| (notification, slot.ledger().entry(), None));
         let kept = kept.into_iter().filter_map(|kept| Some((kept.in_flight()?, kept.ledger().entry(), Some(kept))));
         let left = own.into_iter().chain(kept);
-        let mut left: VecDeque<Call> =
-            left.map(|(notification, entry, kept)| Call { notification, entry, kept }).collect();
+        let mut left: Vec<Call> = left.map(|(notification, entry, kept)| Call { notification, entry, kept }).collect();
+        // what is done already may be what another asks for, which came again
+        left.sort_by_key(|call| call.entry.done.is_none());
+        let mut left = VecDeque::from(left);
         let area = Arc::clone(&service.area);
         let in_flight = InFlight { area, slot: slot.index(), ledger: Arc::new(slot.ledger()) };
         let busy = Some(Busy::with(left.pop_front()));

@@ -4,6 +4,7 @@
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
+use std::time::Instant;
 
 use rustix::process::Signal;
 
@@ -195,18 +196,35 @@ pub fn end_helper_of(entry: Entry) {
     }
 }
 
-/// Waits for the helper of an earlier worker that is at work on a call, or ends one that only waits: the call can begin again.
-fn leave_to_helper(entry: Entry) {
-    let Some(helper) = helper_of(entry) else { return };
+/// Waits for the helper of an earlier worker that is at work on a call, or ends one that only waits: the call can begin again. Gives what
+/// came of the call where its caller was not told.
+fn outcome_of(entry: Entry) -> Option<i64> {
+    if entry.done.is_some() {
+        return entry.done;
+    }
+    let helper = helper_of(entry)?;
     let (signal, patience) =
         if entry.waits { (Signal::KILL, END_PATIENCE) } else { (broker::ANSWER_SIGNAL, WORK_PATIENCE) };
     // one that has ended needs no signal
     let _ = helper.signal(signal);
-    if helper.outlives(patience).unwrap_or(false) {
-        tracing::error!("a helper of the last worker does not end; its call is done again, and may be done twice");
-        let _ = helper.signal(Signal::KILL);
+    let deadline = Instant::now().checked_add(patience);
+    while helper.outlives(WORD_STEP).unwrap_or(false) {
+        if let Some(value) = broker::word_left(&helper) {
+            let _ = helper.signal(Signal::KILL);
+            // whether the last worker told the caller itself, nothing says
+            return (!entry.answers).then_some(value);
+        }
+        if deadline.is_none_or(|deadline| Instant::now() >= deadline) {
+            tracing::error!("a helper of the last worker does not end; its call is done again, and may be done twice");
+            let _ = helper.signal(Signal::KILL);
+            break;
+        }
     }
+    None
 }
+
+/// How often it is looked whether a helper has left word of what came of a call.
+const WORD_STEP: Duration = Duration::from_millis(20);
 
 /// Why a thread no longer serves.
 enum Outcome {
@@ -317,13 +335,11 @@ impl Worker {
             let _ = self.post.listener.answer(notification.id, Answer::Value(number.into()));
             return;
         }
-        leave_to_helper(entry);
-        if !self.post.listener.is_valid(notification.id) {
-            return;
+        if self.post.listener.is_valid(notification.id) {
+            self.look_around(notification.tid);
+            tracing::info!(container = self.post.guarded.id.as_str(), "a call that the last worker left is answered");
         }
-        self.look_around(notification.tid);
-        tracing::info!(container = self.post.guarded.id.as_str(), "a call that the last worker left is answered");
-        if let Err(error) = self.answer(notification) {
+        if let Err(error) = self.supervisor.serve_left(notification, entry, || outcome_of(entry)) {
             tracing::warn!("{}", chain(&error));
         }
     }

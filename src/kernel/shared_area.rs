@@ -191,6 +191,8 @@ impl Slot {
         self.memory.set_notification(&notification.to_raw());
         self.memory.set_owner(entry.to_word());
         self.memory.set_placed(Entry::placed_to_word(entry.placed));
+        self.memory.set_meant(entry.meant);
+        self.memory.set_outcome(entry.done.unwrap_or(0).cast_unsigned());
         self.memory.set_state(STATE_IN_FLIGHT);
     }
 
@@ -208,6 +210,8 @@ impl Slot {
         self.memory.set_state(STATE_EMPTY);
         self.memory.set_owner(0);
         self.memory.set_placed(0);
+        self.memory.set_meant(0);
+        self.memory.set_outcome(0);
         self.memory.zero_notification();
     }
 
@@ -240,16 +244,26 @@ pub struct Entry {
     pub listener: Option<usize>,
     /// The number under which what the call opened is in its thread's table already.
     pub placed: Option<i32>,
+    /// A digest of what its arguments in memory were; 0 when that is not known.
+    pub meant: u64,
+    /// Whether the worker had the outcome and was about to answer: whether it did, nothing tells.
+    pub answers: bool,
+    /// What the call returned, of one that was carried out and whose caller was not told: a signal cancelled it.
+    pub done: Option<i64>,
 }
 
 impl Entry {
     const WAITS: u64 = 1 << 63;
+    const DONE: u64 = 1 << 62;
+    const ANSWERS: u64 = 1 << 61;
     const LISTENER_SHIFT: u32 = 32;
     const LISTENER_MASK: u64 = 0x00FF_FFFF;
 
     fn to_word(self) -> u64 {
         let listener = self.listener.map_or(0, |index| (index as u64).saturating_add(1) & Self::LISTENER_MASK);
-        u64::from(self.helper) | listener << Self::LISTENER_SHIFT | if self.waits { Self::WAITS } else { 0 }
+        let flags = [(self.waits, Self::WAITS), (self.answers, Self::ANSWERS), (self.done.is_some(), Self::DONE)];
+        let flags = flags.iter().filter(|(is_set, _)| *is_set).fold(0, |all, (_, flag)| all | flag);
+        u64::from(self.helper) | listener << Self::LISTENER_SHIFT | flags
     }
 
     fn placed_to_word(placed: Option<i32>) -> u32 {
@@ -262,7 +276,8 @@ impl Entry {
             helper: u32::try_from(word & u64::from(u32::MAX)).unwrap_or(0),
             waits: word & Self::WAITS != 0,
             listener: listener.checked_sub(1).and_then(|index| usize::try_from(index).ok()),
-            placed: None,
+            answers: word & Self::ANSWERS != 0,
+            ..Self::default()
         }
     }
 }
@@ -278,7 +293,20 @@ impl Ledger {
     #[must_use]
     pub fn entry(&self) -> Entry {
         let placed = i32::try_from(self.memory.placed()).ok().and_then(|word| word.checked_sub(1));
-        Entry { placed: placed.filter(|number| *number >= 0), ..Entry::of_word(self.memory.owner()) }
+        let owner = self.memory.owner();
+        let done = (owner & Entry::DONE != 0).then(|| self.memory.outcome().cast_signed());
+        let placed = placed.filter(|number| *number >= 0);
+        Entry { placed, meant: self.memory.meant(), done, ..Entry::of_word(owner) }
+    }
+
+    /// What the call means, before anybody is at work on it.
+    pub fn note_meant(&self, digest: u64) {
+        self.memory.set_meant(digest);
+    }
+
+    /// The outcome is known, and the caller is about to be told.
+    pub fn note_answers(&self) {
+        self.memory.set_owner(self.memory.owner() | Entry::ANSWERS);
     }
 
     /// What the call opened is in its thread's table, as `number`.
@@ -326,13 +354,26 @@ mod tests {
         slot.keep(&notification, Entry { listener: Some(2), ..Entry::default() });
         slot.ledger().begin(4_194_303, true);
         slot.ledger().note_placed(0);
+        slot.ledger().note_meant(u64::MAX);
+        slot.ledger().note_answers();
         let next = SharedArea::from_fd(area.as_fd().try_clone_to_owned().expect("dup")).expect("adopt");
         let found = next.slot(1).expect("slot");
         assert_eq!(found.in_flight(), Some(notification));
         assert_eq!(
             found.ledger().entry(),
-            Entry { helper: 4_194_303, waits: true, listener: Some(2), placed: Some(0) }
+            Entry {
+                helper: 4_194_303,
+                waits: true,
+                listener: Some(2),
+                placed: Some(0),
+                meant: u64::MAX,
+                answers: true,
+                done: None
+            }
         );
+        let done = Entry { listener: Some(2), meant: 9, done: Some(-1), ..Entry::default() };
+        slot.keep(&notification, done);
+        assert_eq!((found.in_flight(), found.ledger().entry()), (Some(notification), done));
         slot.clear();
         assert_eq!((found.in_flight(), found.ledger().entry()), (None, Entry::default()));
         slot.ledger().begin(1, false);

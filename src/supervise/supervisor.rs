@@ -3,6 +3,7 @@
 
 mod brokered;
 mod decided;
+mod left;
 mod reply;
 mod sealed;
 mod unsettled;
@@ -244,6 +245,9 @@ impl Supervisor {
     }
 
     fn give(&mut self, id: u64, reply: Reply) -> Result<Delivery, ListenerError> {
+        if let (Some(_), Some(broker)) = (&self.last_deed, &self.broker) {
+            broker.note_answers();
+        }
         match reply {
             Reply::Answer(answer) => self.listener.answer(id, answer),
             Reply::Inject { file, close_on_exec } => self.inject(id, file, close_on_exec),
@@ -293,7 +297,9 @@ impl Supervisor {
             for recent in self.recent.iter_mut().filter(|recent| recent.id == notification.id) {
                 recent.undelivered = true;
             }
-            self.last_deed.take().into_iter().for_each(|deed| calls.keep(deed));
+            if let Some(deed) = self.last_deed.take() {
+                calls.keep(deed.undelivered(notification, self.broker.as_ref()), Moment::now());
+            }
         }
         self.last_deed = None;
     }

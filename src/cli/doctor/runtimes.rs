@@ -147,7 +147,7 @@ pub fn checks(found: &[Runtime]) -> Vec<Check> {
 fn signals(runtime: &Runtime) -> Option<Check> {
     let reason = runtime.wait_killable.as_ref().err().filter(|_| check(runtime).standing != Standing::Missing)?;
     let detail = format!(
-        "a signal can cancel a call that is being answered, which then comes again, but in sealed workloads: {reason}"
+        "a signal can cancel a call that is being answered, which then comes again, but in enforced workloads that let acctguard-launch listen: {reason}"
     );
     let remedy = "use crun 1.8.1 or later, or runc 1.5.1 or later with libseccomp 2.6, where programs depend on it";
     Some(Check::note(&format!("runtime {}", runtime.path.display()), detail, remedy))

@@ -1,20 +1,33 @@
 //! What a helper did last, and the answer to it should the supervisor have ended before it could give it: what was done once is not
 //! done again, and the caller gets its result.
+//!
+//! Where calls do not wait killable a signal may have cancelled the call meanwhile, and it comes again under another id, which the
+//! helper does not know. So it leaves word of what the call returned, in sealed memory in the place of its standard output, and stays
+//! a while; the next supervisor finds the helper by the call's slot, takes the word ([`word_left`]) and ends it. Of a file that was made
+//! and opened no word is left: whoever asks again gets what open(2) gives then.
 
 use std::os::fd::AsRawFd;
 use std::os::fd::OwnedFd;
 
 use rustix::fs::Mode;
 use rustix::fs::OFlags;
+use rustix::fs::SealFlags;
 
 use crate::kernel::Errno;
 use crate::kernel::broker::message::Call;
 use crate::kernel::broker::message::Done;
 use crate::kernel::broker::message::Operation;
 use crate::kernel::broker::perform::Hands;
+use crate::kernel::pidfd::Process;
+use crate::kernel::sealed_memory;
+use crate::kernel::sealed_memory::Purpose;
 use crate::kernel::seccomp_notify::Added;
 use crate::kernel::seccomp_notify::Answer;
+use crate::kernel::seccomp_notify::Delivery;
 use crate::kernel::seccomp_notify::Listener;
+
+/// Where word is left.
+const STANDARD_OUTPUT: i32 = 1;
 
 /// An operation that was carried out for a call.
 #[derive(Debug)]
@@ -58,27 +71,48 @@ impl LastDeed {
         matches!(self.outcome, Outcome::Made { .. })
     }
 
-    /// Answers the call. One that is answered, or that nobody waits for any more, stays as it is.
-    pub fn answer(self, listener: &Listener, hands: &Hands) {
+    /// Answers the call. One that is answered, or that nobody waits for any more under its id, stays as it is: then word of it is
+    /// left for the next supervisor, since a call that a signal cancelled comes again. True when somebody may want it.
+    pub fn answer(self, listener: &Listener, hands: &Hands) -> bool {
         let Call { id, close_on_exec } = self.call;
         if !listener.is_valid(id) {
-            return;
+            return matches!(self.outcome, Outcome::Value(value) if leave_word(value));
         }
         let answer = match self.outcome {
             Outcome::Value(value) => Answer::Value(value),
             Outcome::Failed(errno) => Answer::Errno(errno),
             Outcome::Made { file, flags } => {
-                let Ok(opened) = hands.open_again(file.as_raw_fd(), without_making(flags)) else { return };
+                let Ok(opened) = hands.open_again(file.as_raw_fd(), without_making(flags)) else { return false };
                 match listener.add_descriptor(id, &opened, close_on_exec) {
                     Ok(Added::Number(number)) => Answer::Value(i64::from(number)),
                     Ok(Added::Refused(errno)) => Answer::Errno(errno),
-                    Ok(Added::TargetGone) | Err(_) => return,
+                    Ok(Added::TargetGone) | Err(_) => return false,
                 }
             }
         };
-        // nobody is left to be told that it failed
-        let _ = listener.answer(id, answer);
+        match (listener.answer(id, answer), answer) {
+            (Ok(Delivery::TargetGone), Answer::Value(value)) => leave_word(value),
+            // nobody is left to be told that it failed
+            _ => false,
+        }
     }
+}
+
+/// Puts memory that says `value` in the place of this process's standard output, which it does not use.
+fn leave_word(value: i64) -> bool {
+    let word = sealed_memory::make("acctguard-word", &value.to_le_bytes(), Purpose::Text);
+    word.is_ok_and(|word| sealed_memory::place(&word, STANDARD_OUTPUT).is_ok())
+}
+
+/// What the last call returned that `helper` carried out, if it left word of it.
+#[must_use]
+pub fn word_left(helper: &Process) -> Option<i64> {
+    let word = helper.copy_descriptor(STANDARD_OUTPUT).ok()?;
+    let seals = rustix::fs::fcntl_get_seals(&word).ok()?;
+    let mut bytes = [0_u8; size_of::<i64>()];
+    let is_whole = seals.contains(SealFlags::WRITE)
+        && rustix::io::pread(&word, &mut bytes, 0).is_ok_and(|count| count == bytes.len());
+    is_whole.then(|| i64::from_le_bytes(bytes))
 }
 
 /// The flags by which what was made is opened once more.

@@ -57,6 +57,7 @@ pub use crate::kernel::raw::questions::has_x32;
 pub use credentials::CredentialError;
 pub use credentials::Credentials;
 pub use credentials::Home;
+pub use last_deed::word_left;
 pub use message::Call;
 pub use message::Configured;
 pub use message::Done;

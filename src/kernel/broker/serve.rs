@@ -94,7 +94,10 @@ pub fn serve(socket: BorrowedFd<'_>) {
         if let Some(told) = told.filter(|_| last.may_be_placed()) {
             wait_until_told(&told);
         }
-        last.answer(&listener, &hands);
+        if last.answer(&listener, &hands) {
+            // whoever has taken the word ends this process
+            std::thread::sleep(SUPERVISOR_LIMIT);
+        }
     }
 }
 

@@ -46,7 +46,8 @@ struct SlotLayout {
     owner: AtomicU64,
     notification: UnsafeCell<RawNotification>,
     room: UnsafeCell<[u8; NOTIFICATION_ROOM - size_of::<RawNotification>()]>,
-    spare: [u8; SLOT_BYTES - 16 - NOTIFICATION_ROOM],
+    meant: AtomicU64,
+    outcome: AtomicU64,
 }
 
 /// A shared, writable mapping of a whole number of slots.
@@ -153,6 +154,28 @@ impl SlotMemory {
         self.layout().placed.store(placed, Ordering::Release);
     }
 
+    /// The word of what the call means.
+    #[must_use]
+    pub fn meant(&self) -> u64 {
+        self.layout().meant.load(Ordering::Acquire)
+    }
+
+    /// Sets the word of what the call means.
+    pub fn set_meant(&self, meant: u64) {
+        self.layout().meant.store(meant, Ordering::Release);
+    }
+
+    /// The word of what came of the call.
+    #[must_use]
+    pub fn outcome(&self) -> u64 {
+        self.layout().outcome.load(Ordering::Acquire)
+    }
+
+    /// Sets the word of what came of the call.
+    pub fn set_outcome(&self, outcome: u64) {
+        self.layout().outcome.store(outcome, Ordering::Release);
+    }
+
     /// The same slot for somebody who only looks at its words and sets those beside the state.
     #[must_use]
     pub fn share(&self) -> Self {
@@ -208,6 +231,6 @@ mod tests {
         assert_eq!(offset_of!(SlotLayout, owner), 8);
         assert_eq!(offset_of!(SlotLayout, notification), 16);
         assert_eq!(offset_of!(SlotLayout, room), 96);
-        assert_eq!(offset_of!(SlotLayout, spare), 112);
+        assert_eq!((offset_of!(SlotLayout, meant), offset_of!(SlotLayout, outcome)), (112, 120));
     }
 }

@@ -26,9 +26,19 @@ impl InFlight {
     }
 
     /// The same, of what stands in `entry`.
-    pub(super) fn keep_as(&self, notification: &Notification, entry: Entry) -> Option<Slot> {
+    pub(in crate::supervise) fn keep_as(&self, notification: &Notification, entry: Entry) -> Option<Slot> {
         let mut slot = self.area.free_slot()?;
         slot.keep(notification, Entry { listener: Some(self.slot), ..entry });
         Some(slot)
+    }
+}
+
+/// A slot that is cleared when this is dropped: its call has been answered, or nobody waits for it any more.
+#[derive(Debug)]
+pub struct KeptSlot(pub(super) Slot);
+
+impl Drop for KeptSlot {
+    fn drop(&mut self) {
+        self.0.clear();
     }
 }

@@ -47,6 +47,7 @@ use crate::kernel::seccomp_notify::Answer;
 use crate::kernel::seccomp_notify::Listener;
 use crate::kernel::seccomp_notify::ListenerError;
 use crate::kernel::seccomp_notify::Notification;
+use crate::kernel::shared_area::Entry;
 use crate::kernel::shared_area::Ledger;
 use crate::kernel::thread::StatusFile;
 use crate::supervise::broker::hand::Hand;
@@ -62,6 +63,7 @@ use crate::supervise::target::TargetError;
 
 pub use crate::supervise::broker::failure::CannotCarryOut;
 pub use crate::supervise::broker::in_flight::InFlight;
+pub use crate::supervise::broker::in_flight::KeptSlot;
 
 /// How long a helper may take to start.
 const START_LIMIT: Duration = Duration::from_secs(5);
@@ -169,14 +171,31 @@ impl Broker {
         file: &OwnedFd,
         close_on_exec: bool,
     ) -> Result<Added, ListenerError> {
-        let note = self.in_flight.as_ref().map(|in_flight| {
-            // a call that was answered in this thread's place has left the slot to another one
-            move |number| {
-                let here = in_flight.ledger.as_ref();
-                self.hand.notes(|aside| aside.as_ref().unwrap_or(here).note_placed(number));
-            }
-        });
+        // a call that was answered in this thread's place has left the slot to another one
+        let note = self.in_flight.as_ref().map(|_| move |number| self.note(|ledger| ledger.note_placed(number)));
         placed::place(listener, id, file, close_on_exec, note)
+    }
+
+    /// Puts down beside the call that is served what it means, for the next worker.
+    pub fn note_meant(&self, digest: u64) {
+        self.note(|ledger| ledger.note_meant(digest));
+    }
+
+    /// Puts down beside the call that is served that its caller is about to be told what came of it.
+    pub fn note_answers(&self) {
+        self.note(Ledger::note_answers);
+    }
+
+    fn note(&self, note: impl FnOnce(&Ledger)) {
+        let Some(in_flight) = &self.in_flight else { return };
+        self.hand.notes(|aside| note(aside.as_ref().unwrap_or(&in_flight.ledger)));
+    }
+
+    /// Keeps what came of `call` where the next worker finds it until what this gives is dropped: its caller was not told.
+    #[must_use]
+    pub fn keep_outcome(&self, call: &Notification, meant: u64, value: i64) -> Option<KeptSlot> {
+        let entry = Entry { meant, done: Some(value), ..Entry::default() };
+        self.in_flight.as_ref()?.keep_as(call, entry).map(KeptSlot)
     }
 
     /// By which whoever watches over this thread stops what is being carried out.

@@ -20,6 +20,7 @@ use crate::kernel::seccomp_notify::Notification;
 use crate::kernel::shared_area::Ledger;
 use crate::kernel::shared_area::Slot;
 use crate::supervise::broker::CannotCarryOut;
+use crate::supervise::broker::KeptSlot;
 use crate::supervise::broker::quota::Place;
 
 /// How often it is looked whether the process still waits.
@@ -64,7 +65,7 @@ impl Waiting {
         kept: Option<Slot>,
     ) -> Result<(), CannotCarryOut> {
         let Notification { id, tid, .. } = *notification;
-        let kept = kept.map(Kept);
+        let kept = kept.map(KeptSlot);
         self.helpers.retain(|(_, helper)| helper.still_alive().unwrap_or(false));
         self.helpers.push((tid, Arc::clone(helper.process())));
         let thread = std::thread::Builder::new().name("waits".to_owned()).stack_size(STACK_BYTES).spawn(move || {
@@ -73,15 +74,6 @@ impl Waiting {
             drop((kept, place));
         });
         thread.map(drop).map_err(|error| CannotCarryOut::Helper(BrokerError::Start(error)))
-    }
-}
-
-/// Clears the slot when the call has been answered, or could not be waited for.
-struct Kept(Slot);
-
-impl Drop for Kept {
-    fn drop(&mut self) {
-        self.0.clear();
     }
 }
 

@@ -85,8 +85,9 @@ impl Supervisor {
                 return Reply::let_go(ContinueReason::Sealed);
             }
             let Some(broker) = &mut self.broker else { return Reply::let_go(reason) };
-            let meant = Meant::new(notification, target.read_so_far());
-            self.unsettled.calls().begins(&broker.hand(), meant, *notification);
+            let begun = Meant::new(notification, target.read_so_far());
+            broker.note_meant(begun.digest());
+            self.unsettled.calls().begins(&broker.hand(), begun.clone(), *notification);
             let reply = match broker.carry_out(&listener, notification, request, &target, caller) {
                 Ok(CarriedOut::Again) => continue,
                 Ok(CarriedOut::LetGo | CarriedOut::Gone) => return Reply::let_go(reason),
@@ -104,7 +105,7 @@ impl Supervisor {
             };
             // a deed may have taken long: whether its call comes again is a matter of the time after it
             let meant = Meant::new(notification, target.read_so_far());
-            self.last_deed = Some(Kept::new(meant, reply.clone(), Moment::now()));
+            self.last_deed = Some(Kept::new(meant, begun, reply.clone(), Moment::now()));
             return reply;
         }
         Reply::Answer(Answer::Errno(Errno::AGAIN))

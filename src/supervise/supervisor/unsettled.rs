@@ -2,6 +2,9 @@
 //! (where calls do not wait killable) and it comes again under another id, perhaps to another thread than the one that is at it
 //! ([`crate::supervise::broker::hand`]). What was begun for it is not begun again.
 //!
+//! A worker that dies leaves as much as its successor needs: beside a call in its slot a digest of what it means, and of a deed whose
+//! reply did not arrive the outcome, in a slot of its own ([`crate::kernel::shared_area::Entry`]).
+//!
 //! Invariant: whether a reply arrived is noted under the lock under which it was given, so that a call that comes again finds what
 //! was done for it, or who is at it.
 
@@ -95,11 +98,12 @@ impl Calls {
     }
 
     /// The reply to it did not arrive.
-    pub(super) fn keep(&mut self, kept: Kept) {
+    pub(super) fn keep(&mut self, kept: Kept, now: Moment) {
+        self.undelivered.retain(|kept| !kept.is_over(now));
         if self.undelivered.len() >= MAX_UNDELIVERED {
             self.undelivered.pop_front();
         }
-        self.undelivered.push_back(kept.undelivered());
+        self.undelivered.push_back(kept);
     }
 }
 
