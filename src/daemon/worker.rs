@@ -209,10 +209,10 @@ fn outcome_of(entry: Entry) -> Option<i64> {
     let _ = helper.signal(signal);
     let deadline = Instant::now().checked_add(patience);
     while helper.outlives(WORD_STEP).unwrap_or(false) {
-        if let Some(value) = broker::word_left(&helper) {
+        if let Some((id, value)) = broker::word_left(&helper) {
             let _ = helper.signal(Signal::KILL);
-            // whether the last worker told the caller itself, nothing says
-            return (!entry.answers).then_some(value);
+            // it may be of a call before, and whether the last worker told the caller itself, nothing says
+            return (id == entry.begun_as && !entry.answers).then_some(value);
         }
         if deadline.is_none_or(|deadline| Instant::now() >= deadline) {
             tracing::error!("a helper of the last worker does not end; its call is done again, and may be done twice");

@@ -48,6 +48,7 @@ use crate::kernel::seccomp_notify::Listener;
 use crate::kernel::seccomp_notify::ListenerError;
 use crate::kernel::shared_area::SharedArea;
 use crate::kernel::shared_area::SharedAreaError;
+use crate::kernel::shared_area::Slot;
 use crate::model::diagnostic::chain;
 use crate::model::event::Session;
 use crate::model::policy::Ground;
@@ -154,6 +155,8 @@ pub fn run(config: Config, stored: bool, otherwise: Otherwise) -> Result<(), Wor
     let Inheritance { heirlooms, second_keeper } = inherit(&service.lines)?;
     readmit_all(&service)?;
     let mut kept = service.area.kept();
+    // before any call asks for a free one
+    let mut slots = slots_of(&service.area, &heirlooms);
     let deliveries: Vec<Uuid> = heirlooms.iter().filter_map(Heirloom::delivery).collect();
     service.cases.grants.retain(&deliveries);
     for heirloom in heirlooms {
@@ -161,7 +164,7 @@ pub fn run(config: Config, stored: bool, otherwise: Otherwise) -> Result<(), Wor
         if heirloom.is_connection() {
             let Heirloom { label, descriptor, .. } = heirloom;
             listener_server::go_on(&service, UnixStream::from(descriptor), slot, label, &deliveries);
-        } else if let Err(reason) = adopt(&service, heirloom, &mut kept) {
+        } else if let Err(reason) = adopt(&service, heirloom, &mut slots, &mut kept) {
             tracing::error!(slot, "what the last worker had is not served: {reason}");
         }
     }
@@ -283,9 +286,20 @@ fn readmit_all(service: &Service) -> Result<(), WorkerError> {
     Ok(())
 }
 
-/// Serves a listener of an earlier worker.
+/// The slots of listeners that an earlier worker served.
+fn slots_of(area: &SharedArea, heirlooms: &[Heirloom]) -> BTreeMap<u32, Slot> {
+    let numbers = heirlooms.iter().filter(|heirloom| !heirloom.is_connection()).map(|heirloom| heirloom.slot);
+    numbers.filter_map(|number| Some((number, area.slot(usize::try_from(number).ok()?)?))).collect()
+}
+
+/// Serves a listener of an earlier worker, whose slot is one of `slots`.
 /// `kept`: the places of calls that wait, by that of their listener.
-fn adopt(service: &Arc<Service>, heirloom: Heirloom, kept: &mut BTreeMap<usize, Vec<usize>>) -> Result<(), String> {
+fn adopt(
+    service: &Arc<Service>,
+    heirloom: Heirloom,
+    slots: &mut BTreeMap<u32, Slot>,
+    kept: &mut BTreeMap<usize, Vec<usize>>,
+) -> Result<(), String> {
     let label: Label = serde_json::from_slice(&heirloom.label).map_err(|error| error.to_string())?;
     let listener = Listener::from_fd(heirloom.descriptor).map_err(|error: ListenerError| chain(&error))?;
     let guarded = match service.registry.get(&label.container) {
@@ -293,8 +307,7 @@ fn adopt(service: &Arc<Service>, heirloom: Heirloom, kept: &mut BTreeMap<usize, 
         None => readmit_unknown(service, &label).map_err(|error| chain(&error))?,
     };
     let session = label.session.as_ref().map(|id| session_of(service, id, &label));
-    let slot = usize::try_from(heirloom.slot).ok().and_then(|index| service.area.slot(index));
-    let slot = slot.ok_or("its slot is taken")?;
+    let slot = slots.remove(&heirloom.slot).ok_or("its slot is taken")?;
     let delivered = Delivered { listener: Arc::new(listener), guarded, session, label };
     let kept = kept.remove(&slot.index()).unwrap_or_default();
     let kept = kept.into_iter().filter_map(|index| service.area.slot(index)).collect();

@@ -444,7 +444,7 @@ mod tests {
         let kept_listener = listener.as_fd().try_clone_to_owned().expect("dup");
         let mut slot = area.slot(2).expect("slot");
         let call = next(&listener, &mut slot);
-        slot.ledger().begin(77, false);
+        slot.ledger().begin(77, false, 1);
         drop((slot, area, listener));
 
         let listener = Listener::from_fd(kept_listener).expect("listener");

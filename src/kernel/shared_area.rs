@@ -192,7 +192,7 @@ impl Slot {
         self.memory.set_owner(entry.to_word());
         self.memory.set_placed(Entry::placed_to_word(entry.placed));
         self.memory.set_meant(entry.meant);
-        self.memory.set_outcome(entry.done.unwrap_or(0).cast_unsigned());
+        self.memory.set_outcome(entry.done.map_or(entry.begun_as, i64::cast_unsigned));
         self.memory.set_state(STATE_IN_FLIGHT);
     }
 
@@ -250,6 +250,8 @@ pub struct Entry {
     pub answers: bool,
     /// What the call returned, of one that was carried out and whose caller was not told: a signal cancelled it.
     pub done: Option<i64>,
+    /// Under which id the helper knows the call; 0 while none was asked. The call may have come again since.
+    pub begun_as: u64,
 }
 
 impl Entry {
@@ -294,9 +296,11 @@ impl Ledger {
     pub fn entry(&self) -> Entry {
         let placed = i32::try_from(self.memory.placed()).ok().and_then(|word| word.checked_sub(1));
         let owner = self.memory.owner();
-        let done = (owner & Entry::DONE != 0).then(|| self.memory.outcome().cast_signed());
+        // one word for either
+        let (is_done, word) = (owner & Entry::DONE != 0, self.memory.outcome());
+        let (done, begun_as) = if is_done { (Some(word.cast_signed()), 0) } else { (None, word) };
         let placed = placed.filter(|number| *number >= 0);
-        Entry { placed, meant: self.memory.meant(), done, ..Entry::of_word(owner) }
+        Entry { placed, meant: self.memory.meant(), done, begun_as, ..Entry::of_word(owner) }
     }
 
     /// What the call means, before anybody is at work on it.
@@ -314,9 +318,10 @@ impl Ledger {
         self.memory.set_placed(Entry::placed_to_word(Some(number)));
     }
 
-    /// Process `helper` is at work.
-    pub fn begin(&self, helper: u32, waits: bool) {
-        let entry = Entry { helper, waits, ..self.entry() };
+    /// Process `helper` is at work, and knows the call as `begun_as`; 0: it does not know it.
+    pub fn begin(&self, helper: u32, waits: bool, begun_as: u64) {
+        let entry = Entry { helper, waits, done: None, ..self.entry() };
+        self.memory.set_outcome(begun_as);
         self.memory.set_owner(entry.to_word());
     }
 }
@@ -352,7 +357,7 @@ mod tests {
         let notification = Notification { id: 7, tid: 3, arch: 1, nr: 2, args: [1, 2, 3, 4, 5, 6] };
         let mut slot = area.slot(1).expect("slot");
         slot.keep(&notification, Entry { listener: Some(2), ..Entry::default() });
-        slot.ledger().begin(4_194_303, true);
+        slot.ledger().begin(4_194_303, true, 7);
         slot.ledger().note_placed(0);
         slot.ledger().note_meant(u64::MAX);
         slot.ledger().note_answers();
@@ -368,7 +373,8 @@ mod tests {
                 placed: Some(0),
                 meant: u64::MAX,
                 answers: true,
-                done: None
+                done: None,
+                begun_as: 7
             }
         );
         let done = Entry { listener: Some(2), meant: 9, done: Some(-1), ..Entry::default() };
@@ -376,7 +382,7 @@ mod tests {
         assert_eq!((found.in_flight(), found.ledger().entry()), (Some(notification), done));
         slot.clear();
         assert_eq!((found.in_flight(), found.ledger().entry()), (None, Entry::default()));
-        slot.ledger().begin(1, false);
+        slot.ledger().begin(1, false, 0);
         assert_eq!(found.ledger().entry(), Entry { helper: 1, ..Entry::default() });
     }
 

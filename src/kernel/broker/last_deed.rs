@@ -76,7 +76,7 @@ impl LastDeed {
     pub fn answer(self, listener: &Listener, hands: &Hands) -> bool {
         let Call { id, close_on_exec } = self.call;
         if !listener.is_valid(id) {
-            return matches!(self.outcome, Outcome::Value(value) if leave_word(value));
+            return matches!(self.outcome, Outcome::Value(value) if leave_word(id, value));
         }
         let answer = match self.outcome {
             Outcome::Value(value) => Answer::Value(value),
@@ -91,28 +91,30 @@ impl LastDeed {
             }
         };
         match (listener.answer(id, answer), answer) {
-            (Ok(Delivery::TargetGone), Answer::Value(value)) => leave_word(value),
+            (Ok(Delivery::TargetGone), Answer::Value(value)) => leave_word(id, value),
             // nobody is left to be told that it failed
             _ => false,
         }
     }
 }
 
-/// Puts memory that says `value` in the place of this process's standard output, which it does not use.
-fn leave_word(value: i64) -> bool {
-    let word = sealed_memory::make("acctguard-word", &value.to_le_bytes(), Purpose::Text);
+/// Puts memory that says that call `id` returned `value` in the place of this process's standard output, which it does not use.
+fn leave_word(id: u64, value: i64) -> bool {
+    let bytes = [id.to_le_bytes(), value.to_le_bytes()].concat();
+    let word = sealed_memory::make("acctguard-word", &bytes, Purpose::Text);
     word.is_ok_and(|word| sealed_memory::place(&word, STANDARD_OUTPUT).is_ok())
 }
 
-/// What the last call returned that `helper` carried out, if it left word of it.
+/// The id of the last call that `helper` carried out and what it returned, if it left word of it.
 #[must_use]
-pub fn word_left(helper: &Process) -> Option<i64> {
+pub fn word_left(helper: &Process) -> Option<(u64, i64)> {
     let word = helper.copy_descriptor(STANDARD_OUTPUT).ok()?;
     let seals = rustix::fs::fcntl_get_seals(&word).ok()?;
-    let mut bytes = [0_u8; size_of::<i64>()];
+    let mut bytes = [[0_u8; size_of::<u64>()]; 2];
     let is_whole = seals.contains(SealFlags::WRITE)
-        && rustix::io::pread(&word, &mut bytes, 0).is_ok_and(|count| count == bytes.len());
-    is_whole.then(|| i64::from_le_bytes(bytes))
+        && rustix::io::pread(&word, bytes.as_flattened_mut(), 0).is_ok_and(|count| count == size_of_val(&bytes));
+    let [id, value] = bytes;
+    is_whole.then(|| (u64::from_le_bytes(id), i64::from_le_bytes(value)))
 }
 
 /// The flags by which what was made is opened once more.

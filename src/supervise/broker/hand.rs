@@ -199,13 +199,14 @@ mod tests {
             "who has a slot in this process is not asked for it"
         );
         assert!(hand.comes_again(&call(8)));
-        assert!(hand.begins(&myself, 10, |ledger| ledger.expect("its own").begin(10, false)));
+        assert!(hand.begins(&myself, 10, |ledger| ledger.expect("its own").begin(10, false, 7)));
         hand.ends();
         let next = SharedArea::from_fd(area.as_fd().try_clone_to_owned().expect("dup")).expect("adopt");
         assert_eq!(next.kept(), [(1, vec![0])].into());
         let found = next.slot(0).expect("slot");
         assert_eq!(found.in_flight(), Some(call(8)));
-        assert_eq!(found.ledger().entry(), Entry { helper: 10, listener: Some(1), ..Entry::default() });
+        let entry = Entry { helper: 10, listener: Some(1), begun_as: 7, ..Entry::default() };
+        assert_eq!(found.ledger().entry(), entry);
         assert_eq!((hand.aside(), hand.give_up()), (Some(call(8)), Some(call(8))));
         assert_eq!((found.in_flight(), hand.aside()), (None, None));
         assert!(!hand.comes_again(&call(9)), "it was given up");

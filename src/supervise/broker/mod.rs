@@ -367,7 +367,8 @@ impl Broker {
         // from here on the next worker, should there be one, leaves the call to the helper
         let here = self.in_flight.as_ref().map(|in_flight| in_flight.ledger.as_ref());
         let note = |aside: Option<Ledger>| {
-            aside.as_ref().or(here).into_iter().for_each(|ledger| ledger.begin(helper.pid(), work.waits));
+            let begun_as = work.call.map_or(0, |call| call.id);
+            aside.as_ref().or(here).into_iter().for_each(|ledger| ledger.begin(helper.pid(), work.waits, begun_as));
         };
         if !self.hand.begins(helper.process(), helper.pid(), note) {
             return Err(BrokerError::Gone.into());
