@@ -23,6 +23,7 @@ use crate::launch::capabilities::Loan;
 use crate::launch::listen::Means;
 use crate::model::attempt::DatabasePath;
 use crate::model::diagnostic::chain;
+use crate::oci::launcher_edit;
 
 pub mod capabilities;
 pub mod listen;
@@ -41,6 +42,7 @@ const USAGE: u8 = 64;
 #[command(
     name = "acctguard-launch",
     version,
+    after_long_help = launcher_edit::OPTIONS,
     after_help = "Exit codes when PROGRAM was not started: 125 cannot seal, 126 PROGRAM is not executable, 127 PROGRAM not found, 64 usage."
 )]
 struct CommandLine {

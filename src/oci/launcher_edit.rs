@@ -22,6 +22,10 @@ const SETS_OF_OTHERS: [&str; 5] = ["bounding", "effective", "inheritable", "perm
 /// The calls by which the launcher seals itself.
 const SEALING_CALLS: [&str; 3] = ["landlock_create_ruleset", "landlock_add_rule", "landlock_restrict_self"];
 
+/// Stands in every launcher that understands the options below; to be changed with them. While a package is being replaced the launcher
+/// beside a shim may be another version's, and one that does not understand its options would start nothing.
+pub const OPTIONS: &str = "options of acctguard-launch, version 2";
+
 const OWN_DESCRIPTOR: &str = "--own-descriptor=";
 const SEAL: &str = "--seal=";
 const NO_SEAL: &str = "--no-seal";

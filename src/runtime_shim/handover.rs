@@ -12,6 +12,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::path::PathBuf;
 
+use memchr::memmem;
 use serde_json::Value;
 
 use crate::kernel::Errno;
@@ -20,6 +21,7 @@ use crate::kernel::sealed_memory;
 use crate::kernel::sealed_memory::Purpose;
 use crate::kernel::sealed_memory::SealedMemoryError;
 use crate::oci::launcher_edit::Listening as Listens;
+use crate::oci::launcher_edit::OPTIONS;
 use crate::runtime_shim::Call;
 use crate::runtime_shim::listening::Listening;
 
@@ -53,6 +55,12 @@ pub enum LauncherError {
     /// It is not a static program.
     #[error("the launcher {} is not a static ELF program, and would need the container's own libraries; build it with -Ctarget-feature=+crt-static", path.display())]
     NotStatic {
+        /// Which.
+        path: PathBuf,
+    },
+    /// It is another version's.
+    #[error("the launcher {} is of another version than acctguard-runtime; install both of one", path.display())]
+    Version {
         /// Which.
         path: PathBuf,
     },
@@ -245,6 +253,9 @@ fn read(path: &Path) -> Result<Vec<u8>, LauncherError> {
     let mut bytes = Vec::new();
     file.take(MAX_LAUNCHER_BYTES).read_to_end(&mut bytes).map_err(failed)?;
     match ProgramFormat::of(&bytes) {
+        ProgramFormat::Static if memmem::find(&bytes, OPTIONS.as_bytes()).is_none() => {
+            Err(LauncherError::Version { path: path.to_owned() })
+        }
         ProgramFormat::Static => Ok(bytes),
         _ => Err(LauncherError::NotStatic { path: path.to_owned() }),
     }
@@ -270,6 +281,14 @@ mod tests {
         }
     }
 
+    /// An ELF header without segments, and `words` behind it.
+    fn static_program(words: &str) -> Vec<u8> {
+        let mut bytes = vec![0; 64];
+        bytes[..6].copy_from_slice(&[0x7f, b'E', b'L', b'F', 2, 1]);
+        bytes.extend(words.as_bytes());
+        bytes
+    }
+
     #[test]
     fn only_a_static_program_that_others_cannot_change_is_a_launcher() {
         let folder = tempfile::tempdir().expect("folder");
@@ -277,6 +296,12 @@ mod tests {
         assert!(matches!(read(&path), Err(LauncherError::Read { .. })));
         fs::copy("/proc/self/exe", &path).expect("copy");
         assert!(matches!(read(&path), Err(LauncherError::NotStatic { .. })));
+        let of_another_version = static_program("of another version");
+        fs::write(&path, &of_another_version).expect("write");
+        assert!(matches!(read(&path), Err(LauncherError::Version { .. })));
+        let of_this = static_program(OPTIONS);
+        fs::write(&path, &of_this).expect("write");
+        assert_eq!(read(&path).expect("a launcher"), of_this);
         fs::write(&path, "#!/bin/sh").expect("write");
         assert!(matches!(read(&path), Err(LauncherError::NotStatic { .. })));
         fs::set_permissions(&path, fs::Permissions::from_mode(0o757)).expect("mode");
