@@ -4,11 +4,11 @@
 //! may be gone for ever. On its own account it is `R`, and where it waits for a disk, a lock of its own or a file system that comes back,
 //! `D`. Measured on Linux 6.18, at three looks each:
 //!
-//! | what the call waits for | state | goes on being switched | after SIGKILL |
+//! | what the call waits for | state | switches of its own will | after SIGKILL |
 //! | --- | --- | --- | --- |
-//! | a FUSE server that does not answer (`request_wait_answer`) | S | no | D, for ever |
-//! | unlink, mkdir on a frozen ext4 (`fsfreeze -f`, `percpu_rwsem_wait`) | D | no | D; the deed is done at the thaw |
-//! | unlink of a large file, tmpfs | R | yes | comes to its end |
+//! | a FUSE server that does not answer (`request_wait_answer`) | S | none | D, for ever |
+//! | unlink, mkdir on a frozen ext4 (`fsfreeze -f`, `percpu_rwsem_wait`) | D | none | D; the deed is done at the thaw |
+//! | unlink of 1 GB on tmpfs, of 300 000 extents on ext4 and on an overlay over it | R | none or one | comes to its end |
 //!
 //! By its source an NFS server that is gone is waited for killable, which shows as D, too (net/sunrpc, `rpc_wait_bit_killable`); so do 9p
 //! and CIFS. They cannot be told from a disk that is slow, and are given as long.
