@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use acctguard::model::event::{Event, Kind, Outcome, Protection};
 use acctguard::model::policy::Ground;
 use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::json;
 
 use crate::harness::bundle::{Bundle, Capabilities, Spec};
@@ -173,7 +174,18 @@ fn the_worker_may_change_between_create_and_start() {
 /// Workers die at moments all over the start of containers: each starts, sealed and heard.
 #[test]
 fn containers_start_while_workers_die() {
-    let node = Node::start(Runtime::Runc, &policy("enforce"));
+    containers_start_while("workers", Node::worker_pid);
+}
+
+/// The same of keepers: for a while two workers have a listener then, the second keeper's and the one that outlives the first.
+#[test]
+fn containers_start_while_keepers_die() {
+    containers_start_while("keepers", Node::keeper_pid);
+}
+
+fn containers_start_while(what: &str, dies: fn(&Node) -> Pid) {
+    let node = Node::prepare(Runtime::Runc, &policy("enforce"), "[daemon]\nstandby = true\n");
+    node.start_daemon();
     let begun = Instant::now();
     let (mut kills, mut containers) = (0, 0);
     for pause in (5..200).cycle().step_by(7).map(Duration::from_millis) {
@@ -191,8 +203,8 @@ fn containers_start_while_workers_die() {
         let mut start = command.spawn().expect("the shim runs");
         std::thread::sleep(pause);
         if start.try_wait().expect("wait").is_none() {
-            kill(node.worker_pid(), Signal::SIGKILL).expect("kill the worker");
-            kills += 1;
+            // one that is gone already is not to be killed
+            kills += u32::from(kill(dies(&node), Signal::SIGKILL).is_ok());
         }
         let done = start.wait_with_output().expect("it ends");
         let stdout = String::from_utf8_lossy(&done.stdout).into_owned();
@@ -201,6 +213,6 @@ fn containers_start_while_workers_die() {
         assert_eq!(node.wait_for("an attempt", told), Outcome::Blocked);
         containers += 1;
     }
-    println!("{containers} containers, {kills} workers killed");
-    assert!(kills > 10, "only {kills} workers were killed");
+    println!("{containers} containers, {kills} {what} killed");
+    assert!(kills > 10, "only {kills} {what} were killed");
 }

@@ -137,8 +137,8 @@ fn printed(node: &Node, bundle: &Bundle, guarded: bool, terminal: bool) -> Strin
     read_until(&mut terminal, "== end")
 }
 
-fn same_portraits(runtime: Runtime) {
-    let node = Node::start(runtime, &policy("enforce"));
+fn same_portraits(runtime: Runtime, text: &str, stands: (Ground, &str)) {
+    let node = Node::start(runtime, text);
     let mut compared = 0;
     for user_namespace in [false, true] {
         for uid in [0, 1000] {
@@ -150,7 +150,8 @@ fn same_portraits(runtime: Runtime) {
                             enrich(&bundle, user_namespace, sets);
                             let text = portrait(&printed(&node, &bundle, guarded, terminal));
                             if guarded {
-                                assert_eq!(standing(&node, &bundle), (Ground::Seal, String::new()));
+                                let (ground, reasons) = standing(&node, &bundle);
+                                assert_eq!((ground, reasons.as_str()), stands);
                             }
                             text.replace(&bundle.id, "ID")
                         };
@@ -173,12 +174,22 @@ fn same_portraits(runtime: Runtime) {
 
 #[test]
 fn runc_hands_over_what_it_would_have_without_acctguard() {
-    same_portraits(Runtime::Runc);
+    same_portraits(Runtime::Runc, &policy("enforce"), (Ground::Seal, ""));
+}
+
+/// Where the launcher is there to listen only.
+#[test]
+fn a_launcher_that_only_listens_hands_over_the_same() {
+    same_portraits(
+        Runtime::Runc,
+        &enforce("  landlock: off\n"),
+        (Ground::Broker, "not sealed: policy says landlock: off"),
+    );
 }
 
 #[test]
 fn crun_hands_over_what_it_would_have_without_acctguard() {
-    same_portraits(Runtime::Crun);
+    same_portraits(Runtime::Crun, &policy("enforce"), (Ground::Seal, ""));
 }
 
 /// A caller that ignores SIGPIPE and has its standard input closed: what comes of it is the real runtime's affair.

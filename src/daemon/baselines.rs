@@ -70,14 +70,17 @@ impl Baselines {
     /// Forgets that of a container.
     pub fn forget(&self, id: &ContainerId) {
         let file = self.file(id);
-        for file in [file.with_extension(UNTOLD), file] {
-            match std::fs::remove_file(&file) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    tracing::warn!("cannot remove {}: {error}", file.display());
-                }
-                _ => {}
-            }
+        remove(&file.with_extension(UNTOLD));
+        remove(&file);
+    }
+}
+
+fn remove(file: &Path) {
+    match std::fs::remove_file(file) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            tracing::warn!("cannot remove {}: {error}", file.display());
         }
+        _ => {}
     }
 }
 
@@ -94,12 +97,19 @@ impl Place {
         read().unwrap_or_default()
     }
 
+    /// What the last worker did not tell is told.
+    pub fn forget_untold(&self) {
+        remove(&self.file.with_extension(UNTOLD));
+    }
+
     /// Keeps how much is `untold` from now on. One write: whoever is killed leaves the number of before or of after.
     ///
     /// # Errors
     /// Those of the file system.
-    pub fn write_untold(&self, untold: Untold) -> std::io::Result<()> {
+    pub fn write_untold(&self, untold: impl FnOnce() -> Untold) -> std::io::Result<()> {
         let mut kept = self.untold.lock().unwrap_or_else(PoisonError::into_inner);
+        // asked for under the lock: the last to write wrote the last number
+        let untold = untold();
         if kept.as_ref().is_some_and(|(_, known)| *known == untold) || kept.is_none() && untold == Untold::default() {
             return Ok(());
         }
@@ -168,8 +178,10 @@ mod tests {
         for untold in
             [Untold { attempts: 7, refusals: 1 }, Untold::default(), Untold { attempts: u64::MAX, refusals: 2 }]
         {
-            place.write_untold(untold).expect("write");
+            place.write_untold(|| untold).expect("write");
             assert_eq!((of(1).read_untold(), of(2).read_untold()), (untold, Untold::default()));
         }
+        of(1).forget_untold();
+        assert_eq!(of(1).read_untold(), Untold::default(), "told once");
     }
 }

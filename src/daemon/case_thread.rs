@@ -152,7 +152,7 @@ impl OpenCase {
 
     /// Keeps for the next worker how much is not told yet.
     fn keep_untold(&self) {
-        let kept = self.place.as_ref().map_or(Ok(()), |place| place.write_untold(self.case.untold()));
+        let kept = self.place.as_ref().map_or(Ok(()), |place| place.write_untold(|| self.case.untold()));
         if let Err(error) = kept {
             tracing::warn!("how much is not told yet is not kept for the next worker: {error}");
         }

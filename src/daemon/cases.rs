@@ -116,9 +116,11 @@ impl Cases {
             }
         };
         let place = self.baselines.place(guarded);
-        let untold = place.as_ref().map(Place::read_untold).unwrap_or_default();
-        if untold != Untold::default() {
+        if let Some((place, untold)) = place.as_ref().map(|place| (place, place.read_untold()))
+            && untold != Untold::default()
+        {
             self.tell_untold(&identity, untold);
+            place.forget_untold();
         }
         let case = match place.as_ref().and_then(Place::read) {
             Some(told) => Case::go_on(identity, root, told),

@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::daemon::deadline_watch;
 use crate::daemon::post::Post;
 use crate::daemon::registry::Guarded;
+use crate::daemon::retirement::Busy;
 use crate::daemon::service::Service;
 use crate::model::diagnostic::chain;
 
@@ -31,28 +32,33 @@ pub fn close_elsewhere(post: &Arc<Post>) {
 /// The listener is closed here and at the keepers, and its container waits for another. The launcher, which asked for that, has its
 /// answer from the kernel with the last descriptor.
 pub fn give_way(post: &Arc<Post>) {
-    let _busy = post.close();
-    post.service.lines.release(post.number);
-    post.service.deadlines.remove(post);
+    let _busy = let_go(post);
     post.guarded.remove_listener();
+}
+
+/// The listener is closed here and at the keepers, and what was kept for it is forgotten.
+fn let_go(post: &Arc<Post>) -> Option<Busy> {
+    let service = &post.service;
+    let busy = post.close();
+    service.lines.release(post.number);
+    let delivery = post.label().delivery;
+    delivery.into_iter().for_each(|delivery| service.cases.grants.forget(delivery));
+    service.deadlines.remove(post);
+    let view = post.sight().view.take();
+    if let Some(view) = view {
+        service.cases.close(&view);
+    }
+    busy
 }
 
 /// The listener is closed here and at the keeper, once no thread is stuck with it; with a container's last one its case is closed.
 pub fn close(post: &Arc<Post>) {
     let Post { service, guarded, .. } = post.as_ref();
-    let _busy = post.close();
-    service.lines.release(post.number);
-    let delivery = post.label().delivery;
-    delivery.into_iter().for_each(|delivery| service.cases.grants.forget(delivery));
+    let _busy = let_go(post);
     if post.origin.session.is_none() {
         guarded.note_own_listener_ended();
     }
-    service.deadlines.remove(post);
     deadline_watch::tell_rest(post);
-    let view = post.sight().view.take();
-    if let Some(view) = view {
-        service.cases.close(&view);
-    }
     if guarded.remove_listener() {
         conclude(service, guarded);
     }

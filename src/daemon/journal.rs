@@ -3,7 +3,8 @@
 //! - [`Journal::write`] is durable or fails. Who asks decides what a failure means: an enforcing policy refuses what it could not record.
 //! - [`Journal::keep`] takes what must go on, or has happened, whatever becomes of its record. It waits in bounded memory, is written in
 //!   order as soon as the disk takes it, and exactly once, for the store knows event ids. What finds no room is counted for its container.
-//!   It waits in files in the run directory, too, which is memory as a rule (tmpfs): a worker that follows a killed one takes it in.
+//!   It waits in files in the run directory, too, which is memory as a rule (tmpfs): a worker that follows a killed one takes it in. That
+//!   is bounded, for the directory is the host's: what is beyond the bound waits in this process alone.
 //! - While something waits nothing goes before it, so a write fails at once then: no workload waits twice for a broken disk.
 //! - `protection.degraded` goes ahead of what waits, `protection.degraded` with the number of lost events of each container follows it, then
 //!   `protection.restored`. The daemon's log tells both at once.
@@ -35,6 +36,10 @@ use crate::store::spool;
 
 /// Most of the memory that waiting events take.
 pub const MEMORY_BYTES: usize = 32 * 1024 * 1024;
+/// Most of the run directory's memory that waiting events take besides, in whole pages: others need room there.
+const REFUGE_BYTES: usize = 16 * 1024 * 1024;
+/// What the smallest file takes of a tmpfs.
+const PAGE_BYTES: usize = 4096;
 /// How long a record may take: less than a client waits for an answer.
 const PATIENCE: Duration = Duration::from_secs(3);
 /// How often a failing store is tried again.
@@ -60,7 +65,9 @@ struct Outage {
     kept: u64,
     /// Files of events that wait in the refuge, too.
     in_refuge: Vec<PathBuf>,
-    /// Whether the refuge takes none either.
+    /// How much they take.
+    refuge_bytes: usize,
+    /// Whether the refuge takes no more.
     refuge_fails: bool,
     lost: BTreeMap<Option<String>, Lost>,
 }
@@ -169,6 +176,7 @@ impl Journal {
             reason: reason.to_owned(),
             kept: 0,
             in_refuge: Vec::new(),
+            refuge_bytes: 0,
             refuge_fails: false,
             lost: BTreeMap::new(),
         };
@@ -300,6 +308,11 @@ impl Outage {
     fn save(&mut self, refuge: &Path, row: &Row) {
         if self.refuge_fails {
             return;
+        }
+        self.refuge_bytes = self.refuge_bytes.saturating_add(row.bytes().next_multiple_of(PAGE_BYTES));
+        if self.refuge_bytes > REFUGE_BYTES {
+            self.refuge_fails = true;
+            return tracing::error!("events that wait from now on would be lost with this worker: too many do");
         }
         match spool::put_row(refuge, row) {
             Ok(file) => self.in_refuge.push(file),

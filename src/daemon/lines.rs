@@ -9,6 +9,10 @@ use std::sync::Mutex;
 use std::sync::MutexGuard;
 use std::sync::PoisonError;
 
+use rustix::event::PollFd;
+use rustix::event::PollFlags;
+use rustix::event::Timespec;
+
 use crate::daemon::hand_over;
 use crate::daemon::hand_over::HandOverError;
 use crate::daemon::hand_over::Message;
@@ -49,6 +53,14 @@ impl Lines {
     /// The line to the keeper, to hear what it says.
     pub fn keeper(&self) -> BorrowedFd<'_> {
         self.keeper.as_fd()
+    }
+
+    /// Whether the keeper is there. Without it another worker may serve what this one does: the second keeper's.
+    #[must_use]
+    pub fn has_keeper(&self) -> bool {
+        let mut polled = [PollFd::new(&self.keeper, PollFlags::RDHUP)];
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        rustix::event::poll(&mut polled, Some(&now)).is_ok_and(|count| count == 0)
     }
 
     /// Tells the keeper something that does not concern the second one.

@@ -357,7 +357,8 @@ impl Worker {
             Received::Nothing => return Ok(None),
             Received::Relieved => return Ok(Some(Outcome::Relieved)),
         };
-        if self.supervisor.is_to_give_way(&notification) {
+        // where another worker has the listener too it would stay open, and the launcher would wait for ever
+        if self.supervisor.is_to_give_way(&notification) && self.post.service.lines.has_keeper() {
             return Ok(Some(Outcome::GivesWay));
         }
         self.look_around(notification.tid);

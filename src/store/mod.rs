@@ -173,6 +173,12 @@ pub struct Row {
 }
 
 impl Row {
+    /// Length of its JSON form.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.json.len()
+    }
+
     /// Makes a row of `event`.
     ///
     /// # Errors
