@@ -177,7 +177,7 @@ fn containers_start_while_workers_die() {
     containers_start_while("workers", Node::worker_pid);
 }
 
-/// The same of keepers: for a while two workers have a listener then, the second keeper's and the one that outlives the first.
+/// The same of keepers: for a while two workers have a listener then, the second keeper's and the one that retires.
 #[test]
 fn containers_start_while_keepers_die() {
     containers_start_while("keepers", Node::keeper_pid);
@@ -199,7 +199,7 @@ fn containers_start_while(what: &str, dies: fn(&Node) -> Pid) {
             .arg(&bundle.folder)
             .arg(&bundle.id)
             .stdout(Stdio::piped())
-            .stderr(Stdio::null());
+            .stderr(Stdio::piped());
         let mut start = command.spawn().expect("the shim runs");
         std::thread::sleep(pause);
         if start.try_wait().expect("wait").is_none() {

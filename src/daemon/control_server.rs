@@ -1,6 +1,7 @@
 //! Answers clients: the hook, the shim and the operator's command. One thread a connection, bounded in number; only root and
 //! the daemon's own user are answered.
 
+use std::io::ErrorKind;
 use std::net::Shutdown;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixListener;
@@ -98,6 +99,8 @@ pub fn serve(service: &Arc<Service>, socket: &UnixListener) {
     while !matches!(service.retirement.wait(socket.as_fd()), Ok(Waited::Retired)) {
         match socket.accept() {
             Ok((stream, _)) => admit(service, stream),
+            // another worker was quicker
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
             Err(error) => {
                 tracing::error!("cannot accept a client: {error}");
                 std::thread::sleep(Duration::from_millis(100));

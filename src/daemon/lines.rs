@@ -58,9 +58,13 @@ impl Lines {
     /// Whether the keeper is there. Without it another worker may serve what this one does: the second keeper's.
     #[must_use]
     pub fn has_keeper(&self) -> bool {
-        let mut polled = [PollFd::new(&self.keeper, PollFlags::RDHUP)];
-        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-        rustix::event::poll(&mut polled, Some(&now)).is_ok_and(|count| count == 0)
+        is_there(&self.keeper)
+    }
+
+    /// Whether the second keeper is there, and was told of everything.
+    #[must_use]
+    pub fn has_second_keeper(&self) -> bool {
+        self.state().second_keeper.as_ref().is_some_and(is_there)
     }
 
     /// Tells the keeper something that does not concern the second one.
@@ -79,7 +83,7 @@ impl Lines {
     /// Gives the keepers a duplicate of `held`. It is in both sockets' buffers when this returns.
     ///
     /// # Errors
-    /// [`HandOverError`] when the first keeper does not get it.
+    /// [`HandOverError`] when neither keeper gets it.
     pub fn hold(&self, slot: u32, label: Vec<u8>, held: Holdable) -> Result<(), HandOverError> {
         let mut state = self.state();
         self.hold_at(&mut state, slot, label, held)
@@ -88,9 +92,9 @@ impl Lines {
     fn hold_at(&self, state: &mut State, slot: u32, label: Vec<u8>, held: Holdable) -> Result<(), HandOverError> {
         let message = Message::Hold { slot, label: label.clone() };
         let outcome = hand_over::send(&self.keeper, &message, &[(*held).as_fd()]);
-        state.tell_second(&message, &[(*held).as_fd()]);
+        let is_told = state.tell_second(&message, &[(*held).as_fd()]);
         state.held.insert(slot, (label, held));
-        outcome
+        if is_told { Ok(()) } else { outcome }
     }
 
     /// As [`Lines::hold`], for the connection of a runtime that has yet to deliver its listener: under a number of its own, which is
@@ -133,13 +137,22 @@ impl Lines {
 }
 
 impl State {
-    fn tell_second(&mut self, message: &Message, descriptors: &[BorrowedFd<'_>]) {
-        let Some(line) = &self.second_keeper else { return };
-        if let Err(error) = hand_over::send(line, message, descriptors) {
+    /// Whether there is a second keeper, and it was told.
+    fn tell_second(&mut self, message: &Message, descriptors: &[BorrowedFd<'_>]) -> bool {
+        let Some(line) = &self.second_keeper else { return false };
+        let sent = hand_over::send(line, message, descriptors);
+        if let Err(error) = &sent {
             if !matches!(error, HandOverError::Closed) {
                 tracing::error!("the second keeper does not listen: {error}");
             }
             self.second_keeper = None;
         }
+        sent.is_ok()
     }
+}
+
+fn is_there(line: &OwnedFd) -> bool {
+    let mut polled = [PollFd::new(line, PollFlags::RDHUP)];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    rustix::event::poll(&mut polled, Some(&now)).is_ok_and(|count| count == 0)
 }

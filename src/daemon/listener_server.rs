@@ -2,6 +2,7 @@
 //! config-linux.md, "The Container Process State"). Never reads to the end of the stream: runc before 1.2 keeps the connection
 //! open for as long as it lives. crun connects long before it has anything to send.
 
+use std::io::ErrorKind;
 use std::os::fd::AsFd;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
@@ -110,8 +111,12 @@ pub struct Delivery {
 /// Accepts runtimes until the worker retires: those that come then are its successor's.
 pub fn serve(service: &Arc<Service>, socket: &UnixListener) {
     while !matches!(service.retirement.wait(socket.as_fd()), Ok(Waited::Retired)) {
+        // until the keepers hold a connection it is lost with this process
+        let Some(_busy) = service.retirement.busy() else { return };
         match socket.accept() {
             Ok((stream, _)) => admit(service, stream),
+            // another worker was quicker
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
             Err(error) => {
                 tracing::error!("cannot accept a runtime: {error}");
                 std::thread::sleep(Duration::from_millis(100));
@@ -139,11 +144,26 @@ fn admit(service: &Arc<Service>, stream: UnixStream) {
     start(service, stream, number, label);
 }
 
-/// Goes on with a connection that an earlier worker accepted, unless its listener is among those that came by `deliveries`.
-pub fn go_on(service: &Arc<Service>, stream: UnixStream, number: u32, text: Vec<u8>, deliveries: &[Uuid]) {
-    let label = serde_json::from_slice(&text).unwrap_or(Label { peer: 0, delivery: None });
-    let stream = Arc::new(stream);
-    service.lines.note(number, text, Arc::<UnixStream>::clone(&stream));
+/// A connection that an earlier worker accepted.
+pub struct Accepted {
+    stream: Arc<UnixStream>,
+    number: u32,
+    label: Label,
+}
+
+impl Accepted {
+    /// Notes that the keepers hold it as `number` and `text`.
+    pub fn note(service: &Service, stream: UnixStream, number: u32, text: Vec<u8>) -> Self {
+        let label = serde_json::from_slice(&text).unwrap_or(Label { peer: 0, delivery: None });
+        let stream = Arc::new(stream);
+        service.lines.note(number, text, Arc::<UnixStream>::clone(&stream));
+        Self { stream, number, label }
+    }
+}
+
+/// Goes on with a connection, unless its listener is among those that came by `deliveries`. The second keeper is to know of
+/// everything before: what is taken out of a connection is nowhere else.
+pub fn go_on(service: &Arc<Service>, Accepted { stream, number, label }: Accepted, deliveries: &[Uuid]) {
     if label.delivery.is_some_and(|delivery| deliveries.contains(&delivery)) {
         service.lines.release(number);
         return;

@@ -134,6 +134,8 @@ fn listen(path: &Path) -> Result<UnixListener, PlaceError> {
         _ => {}
     }
     let socket = UnixListener::bind(path).map_err(failed)?;
+    // for a while two workers may wait for whoever comes
+    socket.set_nonblocking(true).map_err(failed)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
     Ok(socket)
 }

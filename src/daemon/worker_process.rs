@@ -30,6 +30,7 @@ use crate::daemon::journal::Journal;
 use crate::daemon::keeper;
 use crate::daemon::lines::Lines;
 use crate::daemon::listener_server;
+use crate::daemon::listener_server::Accepted;
 use crate::daemon::refusal_watch;
 use crate::daemon::registry::Full;
 use crate::daemon::registry::Guarded;
@@ -159,16 +160,18 @@ pub fn run(config: Config, stored: bool, otherwise: Otherwise) -> Result<(), Wor
     let mut slots = slots_of(&service.area, &heirlooms);
     let deliveries: Vec<Uuid> = heirlooms.iter().filter_map(Heirloom::delivery).collect();
     service.cases.grants.retain(&deliveries);
+    let mut connections = Vec::new();
     for heirloom in heirlooms {
         let slot = heirloom.slot;
         if heirloom.is_connection() {
             let Heirloom { label, descriptor, .. } = heirloom;
-            listener_server::go_on(&service, UnixStream::from(descriptor), slot, label, &deliveries);
+            connections.push(Accepted::note(&service, UnixStream::from(descriptor), slot, label));
         } else if let Err(reason) = adopt(&service, heirloom, &mut slots, &mut kept) {
             tracing::error!(slot, "what the last worker had is not served: {reason}");
         }
     }
     second_keeper.into_iter().for_each(|line| service.lines.set_second_keeper(line));
+    connections.into_iter().for_each(|connection| listener_server::go_on(&service, connection, &deliveries));
     housekeeping::take_in_all(&service);
     for sink in &service.config.sinks {
         start_sink(&service, sink)?;
@@ -363,6 +366,10 @@ fn obey(service: &Service, stored: bool) {
             Err(HandOverError::Closed) if stored => {
                 tracing::error!("the keeper is gone; the service manager starts another");
                 std::process::exit(1);
+            }
+            Err(HandOverError::Closed) if service.lines.has_second_keeper() => {
+                tracing::error!("the keeper is gone; the second keeper's worker takes over");
+                return retire(service);
             }
             Err(HandOverError::Closed) => return outlive(service),
             Err(error) => {

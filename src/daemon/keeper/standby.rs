@@ -1,5 +1,5 @@
-//! The second keeper: a process that holds duplicates of everything and sleeps until the first keeper is gone. Then it ends the
-//! worker, which has nobody to report to, and is the keeper.
+//! The second keeper: a process that holds duplicates of everything and sleeps until the first keeper is gone. Then the
+//! worker retires, or is ended, and this is the keeper.
 //!
 //! The first keeper tells it what there is when it starts, and of each worker: by a descriptor of its process, and by a line on
 //! which that worker tells what it holds, beside telling the first keeper. So a listener is in two sockets' buffers, in the kernel,
@@ -43,6 +43,8 @@ pub const ROLE: &str = "--standby";
 const LINE_LIMIT: Duration = Duration::from_secs(1);
 /// How long a second keeper may take to end when asked, and a worker when killed.
 const END_LIMIT: Duration = Duration::from_secs(10);
+/// How long a worker has to retire when its keeper is gone: nobody else knows of a connection that it accepts at that moment.
+const RETIREMENT: Duration = Duration::from_millis(500);
 /// A second keeper that ends sooner is not started again before.
 const RESTART_PAUSE: Duration = Duration::from_secs(1);
 
@@ -303,9 +305,12 @@ impl Sleeper {
         }
     }
 
-    /// Kills all workers and reads to the end what they said.
+    /// Has all workers end and reads to the end what they said.
     fn end_workers(&mut self) {
         for worker in &self.workers {
+            if !worker.process.outlives(RETIREMENT).unwrap_or(true) {
+                continue;
+            }
             let _ = worker.process.signal(Signal::KILL);
             if worker.process.outlives(END_LIMIT).unwrap_or(false) {
                 tracing::error!("a worker does not end; what it serves is served twice");
