@@ -31,7 +31,7 @@ fn help_and_version_of_every_program() {
         assert!(version.stdout.contains(env!("CARGO_PKG_VERSION")), "{name}: {}", version.stdout);
         assert_eq!(finish(node.program(name).arg("--no-such-option")).code(), USAGE, "{name}");
     }
-    for subcommand in ["doctor", "events", "containers", "policy"] {
+    for subcommand in ["doctor", "events", "containers", "policy", "profile"] {
         finish(node.program("acctguard").args([subcommand, "--help"])).ok();
     }
     assert_eq!(node.acctguard(&["no-such-command"]).code(), USAGE);

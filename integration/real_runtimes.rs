@@ -91,6 +91,7 @@ mod launcher_listener;
 mod mounts;
 mod neighbours;
 mod overlays;
+mod profile_only;
 mod programs;
 mod seal;
 mod seal_roots;

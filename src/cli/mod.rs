@@ -12,6 +12,7 @@ use clap::Parser;
 use clap::Subcommand;
 
 use crate::cli::policy_explain::ExplainError;
+use crate::cli::profile::GenerateError;
 use crate::config::Config;
 use crate::config::file::ConfigError;
 use crate::control::client::ClientError;
@@ -23,6 +24,7 @@ pub mod events;
 pub mod policy;
 pub mod policy_check;
 pub mod policy_explain;
+pub mod profile;
 pub mod readable;
 
 /// Look after acctguard, which guards the account databases of running containers.
@@ -50,6 +52,8 @@ enum Command {
     Containers(containers::Arguments),
     /// Check policies, or tell which one decides.
     Policy(policy::Arguments),
+    /// Make a seccomp profile for engines whose runtime is not replaced.
+    Profile(profile::Arguments),
 }
 
 /// What a subcommand came to.
@@ -76,6 +80,9 @@ pub enum CommandError {
     /// `policy explain`.
     #[error(transparent)]
     Explain(#[from] ExplainError),
+    /// `profile generate`.
+    #[error(transparent)]
+    Profile(#[from] GenerateError),
     /// Standard output.
     #[error("write to standard output")]
     Output(#[from] io::Error),
@@ -91,8 +98,9 @@ impl CommandError {
                 77
             }
             Self::Configuration(_) | Self::Policy | Self::Explain(ExplainError::Policy(_)) => 78,
-            // the bundle or the id that was asked about
-            Self::Explain(_) => USAGE,
+            Self::Profile(GenerateError::Read { source, .. }) if source.kind() == io::ErrorKind::PermissionDenied => 77,
+            // the bundle, the id or the file that was asked about
+            Self::Explain(_) | Self::Profile(_) => USAGE,
             Self::Daemon(ClientError::Permission { .. } | ClientError::WrongPeer { .. }) => 77,
             Self::Daemon(ClientError::Refused { .. }) | Self::Output(_) => 1,
             Self::Daemon(_) => 69,
@@ -144,5 +152,6 @@ fn run(command_line: CommandLine) -> Result<Outcome, CommandError> {
         Command::Events(arguments) => events::run(&config?, &arguments, output),
         Command::Containers(arguments) => containers::run(&config?, &arguments, output),
         Command::Policy(arguments) => policy::run(&config?, &arguments, output),
+        Command::Profile(arguments) => profile::run(&config?, &arguments, output),
     }
 }

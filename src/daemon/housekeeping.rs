@@ -1,5 +1,5 @@
 //! What happens every few seconds: records that waited in the spool are taken in, containers that ended unnoticed are
-//! concluded.
+//! concluded, and memory that many containers needed is given back when few are left.
 
 use std::path::Path;
 use std::path::PathBuf;
@@ -10,6 +10,7 @@ use std::time::Duration;
 use crate::config::Config;
 use crate::daemon::service::Service;
 use crate::daemon::service::Unstored;
+use crate::kernel::allocator;
 use crate::model::diagnostic::chain;
 use crate::model::event::Event;
 use crate::model::event::Kind;
@@ -36,6 +37,7 @@ enum IntakeError {
 /// Runs until the worker ends.
 pub fn run(service: &Arc<Service>) {
     let mut refuge = Some(refuge(&service.config));
+    let mut most = 0;
     while !service.stopping.load(Ordering::Acquire) {
         std::thread::sleep(INTERVAL);
         let is_done = take_in(service, refuge.as_deref(), Unstored::Refused);
@@ -45,7 +47,17 @@ pub fn run(service: &Arc<Service>) {
         if is_done {
             conclude_ended(service);
         }
+        most = give_back_memory(service.registry.all().len(), most);
     }
+}
+
+/// Gives back what the allocator keeps when `containers` are no more than half of the `most` since it last did. The most since then.
+fn give_back_memory(containers: usize, most: usize) -> usize {
+    if containers > most / 2 || most == 0 {
+        return most.max(containers);
+    }
+    allocator::give_back();
+    containers
 }
 
 /// Where a worker puts what the store does not take, for the next one.

@@ -10,6 +10,7 @@
 //! Deliberately absent: any decision, any logging, any name of an account database.
 #![cfg_attr(not(test), deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::arithmetic_side_effects))]
 
+pub mod allocator;
 pub mod assembled_root;
 pub mod audit_netlink;
 pub mod broker;

@@ -12,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 pub mod bundle;
+pub mod engine_profile;
 pub mod exec_words;
 pub mod hook_state;
 pub mod identity;

@@ -4,6 +4,7 @@
 //! kernel's errno. Layouts shared with the kernel are `repr(C)` and have size and offset tests.
 #![allow(unsafe_code)]
 
+pub mod allocator;
 pub mod born_elsewhere;
 pub mod child;
 pub mod fanotify;
