@@ -144,6 +144,7 @@ fn docker_is_read_from_its_own_file() {
             name: "registry.example:5000/app".to_owned(),
             tag: Some("1.2".to_owned()),
             digest: Some("sha256:00".to_owned()),
+            id: None,
         };
         assert_eq!(container.image, Some(expected));
     }
@@ -177,7 +178,7 @@ fn image_references() {
         ("", "", None, None),
     ] {
         let expected =
-            Image { name: name.to_owned(), tag: tag.map(ToOwned::to_owned), digest: digest.map(ToOwned::to_owned) };
+            Image { name: name.to_owned(), tag: tag.map(ToOwned::to_owned), digest: digest.map(ToOwned::to_owned), id: None };
         assert_eq!(split_image(reference), expected, "{reference}");
     }
 }
