@@ -34,7 +34,8 @@ struct Conmon<'a> {
 impl Conmon<'_> {
     fn spec(words: &[&str]) -> Spec {
         let file = repository().join("integration/fixtures/captures/crio-config.json");
-        let capture: Value = serde_json::from_slice(&fs::read(file).expect("read the capture")).expect("parse the capture");
+        let capture: Value =
+            serde_json::from_slice(&fs::read(file).expect("read the capture")).expect("parse the capture");
         let annotations: BTreeMap<String, String> =
             serde_json::from_value(capture["annotations"].clone()).expect("annotations are texts");
         Spec { annotations: annotations.into_iter().collect(), ..Spec::new(words) }
@@ -84,7 +85,8 @@ impl Conmon<'_> {
     fn wait(&self, id: &str) -> Result<Done, String> {
         let file = self.folder.join("exits").join(id);
         crate::patiently(|| if file.exists() { Ok(()) } else { Err(format!("{id} did not end")) })?;
-        let code: i32 = fs::read_to_string(&file).unwrap_or_default().trim().parse().map_err(|_| "no exit code".to_owned())?;
+        let code: i32 =
+            fs::read_to_string(&file).unwrap_or_default().trim().parse().map_err(|_| "no exit code".to_owned())?;
         let stdout = self.log(id);
         use std::os::unix::process::ExitStatusExt as _;
         Ok(Done { status: std::process::ExitStatus::from_raw(code << 8), stdout, stderr: String::new() })
@@ -110,7 +112,14 @@ impl Conmon<'_> {
         let pid_file = self.folder.join("exec-pidfile").display().to_string();
         let bundle = self.place.path(&format!("bundles/{id}")).display().to_string();
         let more = [
-            "--exec", "--exec-process-spec", &process, "--bundle", &bundle, "--container-pidfile", &pid_file, "--sync",
+            "--exec",
+            "--exec-process-spec",
+            &process,
+            "--bundle",
+            &bundle,
+            "--container-pidfile",
+            &pid_file,
+            "--sync",
         ];
         run(&mut self.conmon(id, &log, &more))?;
         crate::patiently(|| {

@@ -1,6 +1,7 @@
 //! containerd, its data, sockets and configuration in the place: by `ctr`, and as Kubernetes uses it.
 
 use std::fs;
+use std::path::PathBuf;
 use std::process::Command;
 
 use crate::engine::{Engine, Expected, Field, Ran, common_fields, is};
@@ -10,37 +11,41 @@ use crate::harness::node::Runtime;
 use crate::image;
 use crate::kubernetes;
 use crate::place::{Place, run, said};
-use crate::report::{Column, Report};
+use crate::report::Report;
 
 /// The image of the small root file system.
 pub const IMAGE: &str = "localhost/lab/guarded:1";
 /// The image of a pod's own container.
 pub const PAUSE: &str = "localhost/lab/pause:1";
 
-/// Examines `ctr`, a handler of a RuntimeClass, and acctguard as the default runtime.
-pub fn examine() -> Vec<Report> {
-    let place = Place::new("containerd", Runtime::Runc);
-    let mut reports = Vec::new();
-    for default in [false, true] {
-        let daemon = format!("containerd-{default}");
-        start(&place, &daemon, default);
-        if !default {
-            import(&place);
-            let engine = Ctr { place: &place };
-            let mut report = Report::new("containerd", &engine.version(), engine.way());
-            crate::examination::examine(&place, &engine, &mut report);
-            reports.push(report);
-        }
-        let mut report = kubernetes::examine(&place, &version(&place), default);
-        if let Some(line) = place.end_daemon(&daemon) {
-            report.check(Column::Operations, "stop of the engine", Err(line));
-        }
-        reports.push(report);
-    }
-    if let Some(last) = reports.last_mut() {
-        crate::leave(&place, last);
-    }
-    reports
+/// Examines `ctr`.
+pub fn by_ctr() -> Vec<Report> {
+    let place = start("ctr", false);
+    let engine = Ctr { place: &place };
+    engine.import("lab", &[(IMAGE, image::guarded(&place, IMAGE))]);
+    let mut report = Report::new("containerd", &engine.version(), engine.way());
+    crate::examination::examine(&place, &engine, &mut report);
+    crate::leave(&place, &mut report);
+    vec![report]
+}
+
+/// Examines a handler of a RuntimeClass.
+pub fn by_class() -> Vec<Report> {
+    as_kubernetes(false)
+}
+
+/// Examines acctguard as the default runtime of pods.
+pub fn by_default() -> Vec<Report> {
+    as_kubernetes(true)
+}
+
+fn as_kubernetes(default: bool) -> Vec<Report> {
+    let place = start(if default { "cri-default" } else { "cri-class" }, default);
+    let ctr = Ctr { place: &place };
+    ctr.import("k8s.io", &[(IMAGE, image::guarded(&place, IMAGE)), (PAUSE, image::pause(&place, PAUSE))]);
+    let mut report = kubernetes::examine(&place, &ctr.version(), default);
+    crate::leave(&place, &mut report);
+    vec![report]
 }
 
 /// The engine's socket.
@@ -48,7 +53,9 @@ pub fn socket(place: &Place) -> String {
     place.path("containerd/containerd.sock").display().to_string()
 }
 
-fn start(place: &Place, daemon: &str, default: bool) {
+/// A place and the engine in it; `default` has acctguard as the default runtime of pods.
+fn start(name: &str, default: bool) -> Place {
+    let place = Place::new(name, Runtime::Runc);
     let folder = |name: &str| place.node.scratch.folder(&format!("containerd/{name}")).display().to_string();
     let text = format!(
         r#"version = 2
@@ -78,7 +85,7 @@ BinaryName = "{shim}"
 "#,
         root = folder("root"),
         state = folder("state"),
-        socket = socket(place),
+        socket = socket(&place),
         opt = folder("opt"),
         cni = folder("cni"),
         default = if default { "acctguard" } else { "runc" },
@@ -88,23 +95,9 @@ BinaryName = "{shim}"
     fs::write(&file, text).expect("write config.toml");
     let mut command = Command::new("containerd");
     command.arg("--config").arg(file);
-    let ctr = Ctr { place };
-    place.serve(daemon, &command, || finish(&mut ctr.ctr("default", &["plugins", "ls"])).code() == 0);
-}
-
-fn import(place: &Place) {
-    let ctr = Ctr { place };
-    for (name, archive) in [(IMAGE, image::guarded(place, IMAGE)), (PAUSE, image::pause(place, PAUSE))] {
-        for namespace in ["lab", "k8s.io"] {
-            let imported = run(ctr.ctr(namespace, &["images", "import"]).arg(&archive));
-            imported.unwrap_or_else(|reason| panic!("containerd takes no image {name}: {reason}"));
-        }
-    }
-}
-
-fn version(place: &Place) -> String {
-    let ctr = Ctr { place };
-    crate::first_version(&finish(&mut ctr.ctr("lab", &["--version"])).stdout)
+    let ctr = Ctr { place: &place };
+    place.serve("containerd", &command, || finish(&mut ctr.ctr("default", &["plugins", "ls"])).code() == 0);
+    place
 }
 
 /// containerd by `ctr`.
@@ -117,6 +110,13 @@ impl Ctr<'_> {
         let mut command = self.place.command("ctr");
         command.args(["--address", &socket(self.place), "--namespace", namespace]).args(arguments);
         command
+    }
+
+    fn import(&self, namespace: &str, images: &[(&str, PathBuf)]) {
+        for (name, archive) in images {
+            let imported = run(self.ctr(namespace, &["images", "import"]).arg(archive));
+            imported.unwrap_or_else(|reason| panic!("containerd takes no image {name}: {reason}"));
+        }
     }
 
     fn new_container(&self, verb: &[&str], name: &str, words: &[&str]) -> Command {
@@ -152,7 +152,7 @@ impl Engine for Ctr<'_> {
     }
 
     fn version(&self) -> String {
-        version(self.place)
+        crate::first_version(&finish(&mut self.ctr("lab", &["--version"])).stdout)
     }
 
     fn run(&self, name: &str, script: &str) -> Ran {
@@ -191,11 +191,11 @@ impl Engine for Ctr<'_> {
 
     fn operations(&self) -> Vec<(&'static str, Result<(), String>)> {
         let name = "guarded-operations";
-        let created = run(&mut self.new_container(&["containers", "create"], name, &["/bin/busybox", "sleep", "3600"]));
+        // `containers create` takes no --runc-binary
+        let created = run(&mut self.new_container(&["run", "--detach"], name, &["/bin/busybox", "sleep", "3600"]));
         let exec = ["tasks", "exec", "--exec-id", "one", name, "/bin/busybox", "echo", "from exec"];
         let mut results = vec![
-            ("create", created.map(|_| ())),
-            ("start", self.says(&["tasks", "start", "--detach", name], "").and_then(|()| self.state(name, "RUNNING"))),
+            ("create, start", created.and_then(|_| self.state(name, "RUNNING"))),
             ("exec", self.says(&exec, "from exec")),
             ("metrics", self.says(&["tasks", "metrics", name], "memory")),
             ("ps", self.says(&["tasks", "ps", name], "PID")),

@@ -16,37 +16,34 @@ use crate::report::{Column, Report};
 /// The image of the small root file system.
 pub const IMAGE: &str = "lab/guarded:1";
 
-/// Examines both ways.
-pub fn examine() -> Vec<Report> {
-    let place = Place::new("docker", Runtime::Runc);
-    let mut reports = Vec::new();
-    for default in [false, true] {
-        let daemon = format!("dockerd-{default}");
-        start(&place, &daemon, default);
-        let engine = Docker { place: &place, default };
-        if !default {
-            run(engine.docker(&["import"]).arg(image::root_archive(&place)).arg(IMAGE)).expect("docker takes the image");
+/// Examines `--runtime`.
+pub fn by_option() -> Vec<Report> {
+    examine(false)
+}
+
+/// Examines acctguard as the default runtime, and what is known to go wrong.
+pub fn by_default() -> Vec<Report> {
+    examine(true)
+}
+
+fn examine(default: bool) -> Vec<Report> {
+    let place = Place::new(if default { "docker-default" } else { "docker" }, Runtime::Runc);
+    start(&place, default);
+    let engine = Docker { place: &place, default };
+    run(engine.docker(&["import"]).arg(image::root_archive(&place)).arg(IMAGE)).expect("docker takes the image");
+    let mut report = Report::new("docker", &engine.version(), engine.way());
+    crate::examination::examine(&place, &engine, &mut report);
+    if default {
+        for (what, outcome) in crate::docker_traps::all(&engine) {
+            report.check(Column::Traps, what, outcome);
         }
-        let mut report = Report::new("docker", &engine.version(), engine.way());
-        crate::examination::examine(&place, &engine, &mut report);
-        if default {
-            for (what, outcome) in crate::docker_traps::all(&engine) {
-                report.check(Column::Traps, what, outcome);
-            }
-        }
-        if let Some(line) = place.end_daemon(&daemon) {
-            report.check(Column::Operations, "stop of the engine", Err(line));
-        }
-        reports.push(report);
     }
-    if let Some(last) = reports.last_mut() {
-        crate::leave(&place, last);
-    }
-    reports
+    crate::leave(&place, &mut report);
+    vec![report]
 }
 
 /// Writes `/etc/docker/daemon.json` and starts dockerd, which starts a containerd of its own.
-fn start(place: &Place, daemon: &str, default: bool) {
+fn start(place: &Place, default: bool) {
     let folder = |name: &str| place.node.scratch.folder(&format!("docker/{name}"));
     let mut config = json!({
         "runtimes": {"acctguard": {"path": program("acctguard-runtime")}},
@@ -65,7 +62,7 @@ fn start(place: &Place, daemon: &str, default: bool) {
     fs::create_dir_all("/etc/docker").expect("make /etc/docker");
     fs::write("/etc/docker/daemon.json", config.to_string()).expect("write daemon.json");
     let docker = Docker { place, default };
-    place.serve(daemon, &Command::new("dockerd"), || finish(&mut docker.docker(&["info"])).code() == 0);
+    place.serve("dockerd", &Command::new("dockerd"), || finish(&mut docker.docker(&["info"])).code() == 0);
 }
 
 fn socket(place: &Place) -> String {

@@ -42,8 +42,8 @@ pub trait Engine {
     fn exec(&self, id: &str, script: &str) -> Done;
     /// Ends and deletes a container, whatever became of it.
     fn remove(&self, id: &str);
-    /// Whether exec goes through the shim, so that a session is on record.
-    fn sees_exec(&self) -> bool {
+    /// Whether exec goes through the shim, so that it is known who started it.
+    fn knows_who_executes(&self) -> bool {
         true
     }
     /// What a creation's record tells of a container of this `name` beyond what every record does.

@@ -12,8 +12,7 @@ use crate::report::{Column, Report};
 /// Ends with the tool's code, and shows whether the account is there.
 const ADD_BY_TOOL: &str = "useradd mallory; code=$?; grep ^mallory: /etc/passwd; exit $code";
 /// The same by hand.
-const ADD_BY_HAND: &str =
-    "echo 'eve:x:0:0::/root:/bin/sh' >> /etc/passwd; code=$?; grep ^eve: /etc/passwd; exit $code";
+const ADD_BY_HAND: &str = "echo 'eve:x:0:0::/root:/bin/sh' >> /etc/passwd; code=$?; grep ^eve: /etc/passwd; exit $code";
 /// Looks at accounts and writes everything else.
 const BENIGN: &str = "id root && cp /etc/passwd /tmp/copy && echo x >> /tmp/copy && mkdir /srv/own && \
     echo 127.0.0.2 other > /etc/other && mv /etc/other /etc/another && echo all is well";
@@ -85,6 +84,7 @@ impl Examination<'_> {
         let done = self.engine.exec(&id, BENIGN);
         report.check(Column::Benign, &format!("exec ({})", self.mode), unharmed(&done));
         report.check(Column::Benign, &format!("no finding of exec ({})", self.mode), self.no_finding(&id));
+        report.check(Column::Fields, &format!("/session/started_by ({})", self.mode), self.session(&id));
         let column = if self.enforced() { Column::BlockedExec } else { Column::FoundExec };
         for (word, script, account) in [("tool", ADD_BY_TOOL, "mallory"), ("hand", ADD_BY_HAND, "eve")] {
             let done = self.engine.exec(&id, script);
@@ -94,11 +94,25 @@ impl Examination<'_> {
         self.engine.remove(&id);
     }
 
+    /// Whether the record of an exec says who started it, where that can be known.
+    fn session(&self, id: &str) -> Result<(), String> {
+        let events = self.place.node.events();
+        let records = of(&events, Kind::ContainerExec, id);
+        let session = records.first().and_then(|event| event.session.as_ref()).ok_or("no record of the exec")?;
+        let known = session.started_by.as_ref().is_some_and(|creator| !creator.ancestry.is_empty());
+        if known == self.engine.knows_who_executes() { Ok(()) } else { Err(format!("is {:?}", session.started_by)) }
+    }
+
     /// Whether the account is there, or not, and the program was told so.
     fn outcome(&self, done: &Done, account: &str) -> Result<(), String> {
         let there = done.stdout.contains(&format!("{account}:x:"));
         if self.enforced() == there || self.enforced() == (done.code() == 0) {
-            return Err(format!("in {} the account is {}; {}", self.mode, if there { "there" } else { "not there" }, said(done)));
+            return Err(format!(
+                "in {} the account is {}; {}",
+                self.mode,
+                if there { "there" } else { "not there" },
+                said(done)
+            ));
         }
         Ok(())
     }
@@ -107,13 +121,12 @@ impl Examination<'_> {
     fn finding(&self, id: &str, account: &str, by_exec: bool) -> Result<(), String> {
         let named = !self.enforced() || account == "mallory";
         let wanted = if self.enforced() { Outcome::Blocked } else { Outcome::Allowed };
-        let session = by_exec && self.engine.sees_exec();
         let is_it = |event: &Event| {
             let names = changes(&[event]).iter().any(|change| *change == format!("account_added {account}"));
             (names || !named)
                 && event.attack == Attack::account_creation()
                 && event.verdict.as_ref().is_some_and(|verdict| verdict.result == wanted)
-                && event.actor.as_ref().is_some_and(|actor| actor.session.is_some() == session)
+                && event.actor.as_ref().is_some_and(|actor| actor.session.is_some() == by_exec)
         };
         let found = || {
             let events = self.place.node.events();

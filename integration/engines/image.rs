@@ -20,8 +20,15 @@ pub fn root_archive(place: &Place) -> PathBuf {
 }
 
 fn archive_of(folder: &Path, archive: &Path) {
-    finish(Command::new("tar").args(["--numeric-owner", "--one-file-system", "-cf"]).arg(archive).arg("-C").arg(folder).arg("."))
-        .ok();
+    finish(
+        Command::new("tar")
+            .args(["--numeric-owner", "--one-file-system", "-cf"])
+            .arg(archive)
+            .arg("-C")
+            .arg(folder)
+            .arg("."),
+    )
+    .ok();
 }
 
 /// A pause image: one static program that waits for its end, as an OCI archive named `name`.
@@ -45,7 +52,8 @@ pub fn guarded(place: &Place, name: &str) -> PathBuf {
 
 /// An OCI image layout of one layer, packed (image-spec image-layout.md).
 fn oci_archive(place: &Place, name: &str, layer: &Path, entrypoint: &[&str]) -> PathBuf {
-    let plain: String = name.chars().map(|character| if character.is_ascii_alphanumeric() { character } else { '-' }).collect();
+    let plain: String =
+        name.chars().map(|character| if character.is_ascii_alphanumeric() { character } else { '-' }).collect();
     let layout = place.node.scratch.folder(&format!("layout-{plain}"));
     let blobs = place.node.scratch.folder(&format!("layout-{plain}/blobs/sha256"));
     let layer = blob(&blobs, layer, "application/vnd.oci.image.layer.v1.tar");
@@ -58,7 +66,8 @@ fn oci_archive(place: &Place, name: &str, layer: &Path, entrypoint: &[&str]) -> 
     let manifest = json!({"schemaVersion": 2, "config": config, "layers": [layer]});
     let mut manifest = document(place, &blobs, &manifest, "application/vnd.oci.image.manifest.v1+json");
     manifest["annotations"] = json!({"io.containerd.image.name": name});
-    fs::write(layout.join("index.json"), json!({"schemaVersion": 2, "manifests": [manifest]}).to_string()).expect("write");
+    fs::write(layout.join("index.json"), json!({"schemaVersion": 2, "manifests": [manifest]}).to_string())
+        .expect("write");
     fs::write(layout.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).expect("write");
     let archive = place.path(&format!("{plain}.tar"));
     archive_of(&layout, &archive);

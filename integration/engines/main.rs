@@ -31,9 +31,12 @@ use crate::place::Place;
 use crate::report::{Column, Report};
 
 /// The engines, and how each is examined: in places of their own, several at one time.
-const ENGINES: [(&str, fn() -> Vec<Report>); 10] = [
-    ("docker", docker::examine),
-    ("containerd", containerd::examine),
+const ENGINES: [(&str, fn() -> Vec<Report>); 13] = [
+    ("docker", docker::by_default),
+    ("docker", docker::by_option),
+    ("containerd", containerd::by_class),
+    ("containerd", containerd::by_default),
+    ("containerd", containerd::by_ctr),
     ("podman", podman::by_option),
     ("podman", podman::in_pod),
     ("podman", podman::by_hooks),

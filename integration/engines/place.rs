@@ -95,7 +95,11 @@ impl Place {
         let deadline = Instant::now() + PATIENCE;
         while !answers() {
             let ended = child.try_wait().expect("wait");
-            assert!(ended.is_none() && Instant::now() < deadline, "{name} did not come up ({ended:?}):\n{}", self.log(name));
+            assert!(
+                ended.is_none() && Instant::now() < deadline,
+                "{name} did not come up ({ended:?}):\n{}",
+                self.log(name)
+            );
             std::thread::sleep(Duration::from_millis(50));
         }
         self.daemons.borrow_mut().push((name.to_owned(), child));
@@ -106,14 +110,6 @@ impl Place {
         let text = fs::read_to_string(self.path(&format!("{name}.log"))).unwrap_or_default();
         let lines: Vec<&str> = text.lines().collect();
         lines[lines.len().saturating_sub(40)..].join("\n")
-    }
-
-    /// Ends one daemon of the engine; a line when it did not end as it should.
-    pub fn end_daemon(&self, name: &str) -> Option<String> {
-        let mut daemons = self.daemons.borrow_mut();
-        let position = daemons.iter().position(|(of, _)| of == name)?;
-        let (_, mut child) = daemons.remove(position);
-        end(name, &mut child)
     }
 
     /// Ends the engine's daemons, the last first, and acctguard's; a line for everything that was left behind, which is ended too.
@@ -129,7 +125,8 @@ impl Place {
             left.push("acctguard's daemon did not answer any more".to_owned());
         }
         left.extend(end_leftovers());
-        let scratch = self.node.scratch.path().file_name().unwrap_or_default().to_string_lossy().replace("scratch-", "");
+        let scratch =
+            self.node.scratch.path().file_name().unwrap_or_default().to_string_lossy().replace("scratch-", "");
         left.extend(remove_groups(&self.group, &format!("acctguard-{}-{scratch}-", std::process::id())));
         left
     }

@@ -88,7 +88,8 @@ fn prepare(place: &Place) {
     fs::write(place.path("guarded.conf"), format!("{limits}{runtimes}")).expect("write containers.conf");
     fs::write(place.path("plain.conf"), limits).expect("write containers.conf");
     fs::create_dir_all("/etc/containers").expect("make /etc/containers");
-    fs::write("/etc/containers/policy.json", r#"{"default":[{"type":"insecureAcceptAnything"}]}"#).expect("write policy.json");
+    fs::write("/etc/containers/policy.json", r#"{"default":[{"type":"insecureAcceptAnything"}]}"#)
+        .expect("write policy.json");
     let podman = Podman { place, way: Way::Hooks };
     let imported = run(podman.plain().args(["import", "--quiet"]).arg(image::root_archive(place)).arg(IMAGE));
     imported.expect("podman takes the image");
@@ -217,7 +218,7 @@ impl Engine for Podman<'_> {
         run(&mut self.podman(&["rm", "--force", "--time", "0", id])).expect("podman removes a container");
     }
 
-    fn sees_exec(&self) -> bool {
+    fn knows_who_executes(&self) -> bool {
         self.way != Way::Hooks
     }
 

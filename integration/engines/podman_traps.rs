@@ -63,7 +63,8 @@ fn hooks_without_program(podman: &Podman<'_>) -> Result<(), String> {
 fn recorder(place: &Place, name: &str) -> (PathBuf, PathBuf) {
     let folder = place.node.scratch.folder("recorders");
     let (script, lines) = (folder.join(name), folder.join(format!("{name}.lines")));
-    let text = format!("#!/bin/sh\necho \"$@\" >> {}\nexec {} \"$@\"\n", lines.display(), place.shim_as("crun").display());
+    let text =
+        format!("#!/bin/sh\necho \"$@\" >> {}\nexec {} \"$@\"\n", lines.display(), place.shim_as("crun").display());
     fs::write(&script, text).expect("write a script");
     fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).expect("set mode");
     (script, lines)
@@ -85,7 +86,8 @@ fn log_by_name(podman: &Podman<'_>) -> Result<(), String> {
 fn version(podman: &Podman<'_>) -> Result<(), String> {
     let (script, lines) = recorder(podman.place, "crun");
     fs::write(&lines, "").expect("forget the lines");
-    let done = run(podman.plain().arg("--runtime").arg(&script).args(["info", "--format", "{{.Host.OCIRuntime.Version}}"]))?;
+    let done =
+        run(podman.plain().arg("--runtime").arg(&script).args(["info", "--format", "{{.Host.OCIRuntime.Version}}"]))?;
     let asked = fs::read_to_string(lines).unwrap_or_default().lines().any(|line| line == "--version");
     if asked && done.stdout.contains("crun version") { Ok(()) } else { Err(format!("asked: {asked}; {}", said(&done))) }
 }

@@ -151,7 +151,8 @@ async fn run(line: CommandLine) -> Result<u8, Failure> {
     match line.command {
         Command::ExecSync { id, words } => return exec_sync(&mut client, id, words).await,
         Command::ExecStream { id, words } => {
-            let request = v1::ExecRequest { container_id: id, cmd: words, stdout: true, stderr: true, ..Default::default() };
+            let request =
+                v1::ExecRequest { container_id: id, cmd: words, stdout: true, stderr: true, ..Default::default() };
             let url = client.exec(request).await.map_err(told)?.into_inner().url;
             return stream::run(&url);
         }
@@ -215,7 +216,8 @@ async fn answer(client: &mut Client, command: Command) -> Result<String, Failure
         }
         Command::Status { id } => {
             let request = v1::ContainerStatusRequest { container_id: id, verbose: false };
-            let status = client.container_status(request).await.map_err(told)?.into_inner().status.ok_or("no status")?;
+            let status =
+                client.container_status(request).await.map_err(told)?.into_inner().status.ok_or("no status")?;
             format!("{} {}", v1::ContainerState::try_from(status.state)?.as_str_name(), status.exit_code)
         }
         Command::Stats { id } => {

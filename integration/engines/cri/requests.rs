@@ -16,10 +16,8 @@ fn namespaces(share_pids: bool) -> v1::NamespaceOption {
 
 /// Configuration of a pod.
 pub fn pod(pod: &Pod) -> v1::PodSandboxConfig {
-    let security = v1::LinuxSandboxSecurityContext {
-        namespace_options: Some(namespaces(pod.share_pids)),
-        ..Default::default()
-    };
+    let security =
+        v1::LinuxSandboxSecurityContext { namespace_options: Some(namespaces(pod.share_pids)), ..Default::default() };
     v1::PodSandboxConfig {
         metadata: Some(v1::PodSandboxMetadata {
             name: pod.pod.clone(),
@@ -27,7 +25,6 @@ pub fn pod(pod: &Pod) -> v1::PodSandboxConfig {
             namespace: pod.namespace.clone(),
             attempt: 0,
         }),
-        hostname: pod.pod.clone(),
         log_directory: pod.logs.clone(),
         labels: labels(pod),
         annotations: pairs(&pod.annotations),
@@ -74,6 +71,8 @@ pub fn container(container: &Container) -> Result<v1::CreateContainerRequest, Fa
         privileged: container.privileged,
         ..Default::default()
     };
+    let resources =
+        v1::LinuxContainerResources { cpu_shares: 256, memory_limit_in_bytes: 512 << 20, ..Default::default() };
     let mut labels = labels(&container.pod);
     labels.insert("io.kubernetes.container.name".to_owned(), container.name.clone());
     let config = v1::ContainerConfig {
@@ -83,7 +82,7 @@ pub fn container(container: &Container) -> Result<v1::CreateContainerRequest, Fa
         mounts,
         labels,
         log_path: format!("{}.log", container.name),
-        linux: Some(v1::LinuxContainerConfig { security_context: Some(security), ..Default::default() }),
+        linux: Some(v1::LinuxContainerConfig { security_context: Some(security), resources: Some(resources) }),
         ..Default::default()
     };
     Ok(v1::CreateContainerRequest {

@@ -63,8 +63,7 @@ pub(super) fn podman(bundle: &Path, id: &ContainerId) -> Told {
     let Some(entry) = find("containers.json").or_else(|| find("volatile-containers.json")) else {
         return told;
     };
-    let metadata: PodmanMetadata =
-        entry.metadata.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
+    let metadata: PodmanMetadata = entry.metadata.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
     let name = entry.names.and_then(|names| names.into_iter().next()).or(metadata.name);
     told.name = name.filter(|name| !name.is_empty());
     told.image = metadata.image_name.filter(|name| !name.is_empty()).map(|name| split_image(&name));
