@@ -30,8 +30,11 @@ use std::time::{Duration, Instant};
 use crate::place::Place;
 use crate::report::{Column, Report};
 
+/// Examines an engine in one or more ways.
+type Examine = fn() -> Vec<Report>;
+
 /// The engines, and how each is examined: in places of their own, several at one time.
-const ENGINES: [(&str, fn() -> Vec<Report>); 13] = [
+const ENGINES: [(&str, Examine); 13] = [
     ("docker", docker::by_default),
     ("docker", docker::by_option),
     ("containerd", containerd::by_class),
@@ -77,7 +80,7 @@ fn next<T>(queue: &Mutex<VecDeque<T>>) -> Option<T> {
 }
 
 /// Examines in a thread of its own, whose mount namespace ends with it.
-fn examined(name: &str, examine: fn() -> Vec<Report>) -> Vec<Report> {
+fn examined(name: &str, examine: Examine) -> Vec<Report> {
     let begun = Instant::now();
     let reports = std::thread::spawn(examine).join().unwrap_or_else(|_| {
         let mut report = Report::new(name, "?", "?");
