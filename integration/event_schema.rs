@@ -81,7 +81,12 @@ fn container() -> Container {
     Container {
         id: ContainerId::new("c1").expect("an id"),
         name: text("web"),
-        image: Some(Image { name: "registry.example/web".into(), tag: text("1"), digest: text(&digest()) }),
+        image: Some(Image {
+            name: "registry.example/web".into(),
+            tag: text("1"),
+            digest: text(&digest()),
+            id: text(&digest()),
+        }),
         engine: "containerd".into(),
         runtime: text("runc"),
         pod: Some(Pod { namespace: "prod".into(), name: "web-0".into(), uid: text("u") }),

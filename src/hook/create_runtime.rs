@@ -55,6 +55,7 @@ use crate::oci::hook_state::State;
 use crate::oci::identity;
 use crate::oci::identity::Role;
 use crate::oci::parameters::parameters;
+use crate::oci::service_account;
 use crate::oci::spec_edit;
 use crate::supervise::ancestry::creator_of;
 use crate::supervise::baseline;
@@ -103,7 +104,9 @@ fn case<'a>(config: &'a Config, options: &CreateRuntime, id: &ContainerId, state
     let runtime_name = runtime.as_ref().and_then(subject::runtime_name);
     let subject = Subject::of(config, id, state, runtime_name.as_deref(), time);
     let (applied, policy_problem) = subject::policy(config, &subject.workload);
-    let creator = runtime.map(|runtime| creator_of(runtime.parent)).unwrap_or_default();
+    let mut creator = runtime.map(|runtime| creator_of(runtime.parent)).unwrap_or_default();
+    creator.service_account =
+        subject.workload.container.pod.as_ref().and_then(|pod| service_account::of(&subject.own_spec, pod));
     deadline::step("reading the accounts of the root file system");
     let root = root_directory(&subject, state);
     let accounts = accounts(&root, &applied.databases);

@@ -1,15 +1,11 @@
 //! Who a container is, told from its bundle: engine, name, image, pod. What an engine does not tell is absent.
 //!
-//! Where each engine says what (measured, `integration.md` §3 to §5): containerd's CRI and CRI-O in annotations; podman in
-//! the storage's `containers.json` beside the bundle's folder; Docker in `<data-root>/containers/ID/config.v2.json`, whose
-//! place the mounts of `/etc/hosts` and its like, or else the root path, give away. Both files are read bounded.
+//! Where each engine says what (measured, `integration.md` §3 to §5): containerd's CRI and CRI-O in annotations, nerdctl too;
+//! podman and Docker in their own files ([`engine_files`]). Plain containerd keeps names of images in a database that it alone
+//! may open, so that they are not told.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::Read;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-use std::path::PathBuf;
 
 use serde_json::Value;
 
@@ -20,10 +16,8 @@ use crate::model::event::Pod;
 use crate::model::workload::ContainerId;
 use crate::model::workload::Workload;
 
-/// Largest engine file that is read.
-const MAX_ENGINE_FILE_BYTES: u64 = 16 * 1024 * 1024;
-/// How far up from a container's root Docker's data folder is looked for.
-const MAX_LEVELS: usize = 8;
+mod engine_files;
+
 /// Longest name taken from an annotation.
 const MAX_TEXT_CHARS: usize = 1024;
 
@@ -97,27 +91,30 @@ fn told(spec: &Value, bundle: &Path, id: &ContainerId, annotations: &BTreeMap<St
     let has_prefix = |prefix: &str| annotations.keys().any(|key| key.starts_with(prefix));
     match annotations.get("io.container.manager").map(String::as_str) {
         Some("cri-o") => crio(annotations),
-        Some("libpod") => podman(bundle, id),
+        Some("libpod") => engine_files::podman(bundle, id),
         _ if annotations.contains_key("io.kubernetes.cri.container-type") => containerd_cri(annotations),
-        _ if has_prefix("io.podman.annotations.") => podman(bundle, id),
+        _ if has_prefix("io.podman.annotations.") => engine_files::podman(bundle, id),
         _ if annotations.contains_key("io.kubernetes.cri-o.ContainerID") => crio(annotations),
-        _ => by_bundle(spec, bundle, id),
+        _ => by_bundle(spec, bundle, id, annotations),
     }
 }
 
-/// Docker and plain containerd (ctr, nerdctl) say nothing in annotations; their bundles lie in containerd's task folder,
-/// `…/io.containerd.runtime.v2.task/<namespace>/<id>`.
-fn by_bundle(spec: &Value, bundle: &Path, id: &ContainerId) -> Told {
+/// Docker and ctr say nothing of themselves in annotations; their bundles lie in containerd's task folder,
+/// `…/io.containerd.runtime.v2.task/<namespace>/<id>`. nerdctl has its labels as annotations (nerdctl `container/create.go`).
+fn by_bundle(spec: &Value, bundle: &Path, id: &ContainerId, annotations: &BTreeMap<String, String>) -> Told {
     let mut parts = bundle.components().rev().map(|part| part.as_os_str());
     let matches_id = parts.next().is_some_and(|last| last == id.as_str());
     let namespace = parts.next();
     let task_folder = parts.next().is_some_and(|folder| folder.to_string_lossy().starts_with("io.containerd.runtime."));
     let by_containerd = matches_id && task_folder;
-    let docker_file = docker_file(spec, id);
+    let docker_file = engine_files::docker_file(spec, id);
     if docker_file.is_some() || by_containerd && namespace.is_some_and(|namespace| namespace == "moby") {
-        return docker(docker_file.as_deref());
+        return engine_files::docker(docker_file.as_deref());
     }
-    Told { engine: if by_containerd { "containerd" } else { NO_ENGINE }, ..Told::default() }
+    if !by_containerd {
+        return Told { engine: NO_ENGINE, ..Told::default() };
+    }
+    Told { engine: "containerd", name: text(annotations, "nerdctl/name"), ..Told::default() }
 }
 
 fn text(annotations: &BTreeMap<String, String>, key: &str) -> Option<String> {
@@ -159,6 +156,7 @@ fn crio(annotations: &BTreeMap<String, String>) -> Told {
         if image.digest.is_none() {
             image.digest = get("ImageRepoDigests").and_then(|all| digest_of(&all, &image.name));
         }
+        image.id = get("ImageRef").and_then(|word| image_id(&word));
         image
     });
     Told { engine: "cri-o", name: name.filter(|_| !sandbox), image, pod }
@@ -168,76 +166,6 @@ fn crio(annotations: &BTreeMap<String, String>) -> Told {
 fn digest_of(references: &str, name: &str) -> Option<String> {
     let mut references = references.split([',', ' ']).map(split_image).filter(|image| image.digest.is_some());
     references.find(|image| image.name == name)?.digest
-}
-
-/// podman's bundle is `<storage>/overlay-containers/<id>/userdata`; the storage's `containers.json` two folders up lists
-/// names and, as a JSON text in `metadata`, the image (containers/storage `containers.go`, podman `storage.go`).
-fn podman(bundle: &Path, id: &ContainerId) -> Told {
-    let mut told = Told { engine: "podman", ..Told::default() };
-    let folder = bundle.parent().filter(|folder| folder.file_name().is_some_and(|name| name == id.as_str()));
-    let Some(storage) = folder.and_then(Path::parent) else {
-        return told;
-    };
-    let find = |name: &str| {
-        let list = read_json(&storage.join(name))?;
-        list.as_array()?.iter().find(|entry| entry.get("id").and_then(Value::as_str) == Some(id.as_str())).cloned()
-    };
-    let Some(entry) = find("containers.json").or_else(|| find("volatile-containers.json")) else {
-        return told;
-    };
-    let metadata = entry.get("metadata").and_then(Value::as_str).unwrap_or_default();
-    let metadata: Value = serde_json::from_str(metadata).unwrap_or_default();
-    let name = entry.pointer("/names/0").or_else(|| metadata.get("name")).and_then(Value::as_str);
-    told.name = name.filter(|name| !name.is_empty()).map(ToOwned::to_owned);
-    let image = metadata.get("image-name").and_then(Value::as_str).filter(|name| !name.is_empty());
-    told.image = image.map(split_image);
-    told
-}
-
-/// Docker's `config.v2.json` of a container, where the bundle gives its place away.
-fn docker_file(spec: &Value, id: &ContainerId) -> Option<PathBuf> {
-    let mounts = spec.get("mounts").and_then(Value::as_array).into_iter().flatten();
-    let sources = mounts.filter_map(|mount| mount.get("source").and_then(Value::as_str)).map(Path::new);
-    let by_mount = sources.filter_map(Path::parent).find(|folder| {
-        folder.ends_with(Path::new("containers").join(id.as_str())) && folder.join("config.v2.json").is_file()
-    });
-    if let Some(folder) = by_mount {
-        return Some(folder.join("config.v2.json"));
-    }
-    let root = Path::new(spec.pointer("/root/path").and_then(Value::as_str)?);
-    let ancestors = root.is_absolute().then(|| root.ancestors().take(MAX_LEVELS))?;
-    ancestors
-        .map(|folder| folder.join("containers").join(id.as_str()).join("config.v2.json"))
-        .find(|file| file.is_file())
-}
-
-fn docker(file: Option<&Path>) -> Told {
-    let mut told = Told { engine: "docker", ..Told::default() };
-    let Some(config) = file.and_then(read_json) else {
-        return told;
-    };
-    let get = |pointer: &str| config.pointer(pointer).and_then(Value::as_str).filter(|value| !value.is_empty());
-    told.name = get("/Name").map(|name| name.trim_start_matches('/').to_owned());
-    told.image = get("/Config/Image").map(split_image);
-    let labels = |key: &str| config.pointer("/Config/Labels")?.get(key)?.as_str().map(ToOwned::to_owned);
-    // Kubernetes through cri-dockerd labels its containers as the kubelet names them.
-    told.pod = labels("io.kubernetes.pod.namespace")
-        .zip(labels("io.kubernetes.pod.name"))
-        .map(|(namespace, name)| Pod { namespace, name, uid: labels("io.kubernetes.pod.uid") });
-    told
-}
-
-/// A small engine file; anything wrong with it means that it tells nothing.
-fn read_json(path: &Path) -> Option<Value> {
-    let flags = nix::fcntl::OFlag::O_NONBLOCK.bits();
-    let file = File::options().read(true).custom_flags(flags).open(path).ok()?;
-    let metadata = file.metadata().ok()?;
-    if !metadata.is_file() || metadata.len() > MAX_ENGINE_FILE_BYTES {
-        return None;
-    }
-    let mut bytes = Vec::new();
-    file.take(MAX_ENGINE_FILE_BYTES).read_to_end(&mut bytes).ok()?;
-    serde_json::from_slice(&bytes).ok()
 }
 
 /// Takes an image reference apart: `name[:tag][@digest]` (distribution/reference). A port in the registry is no tag.
@@ -254,12 +182,20 @@ pub fn split_image(reference: &str) -> Image {
     match colon.filter(|_| !bare_digest) {
         Some(position) => {
             let (name, tag) = rest.split_at(position);
-            Image { name: name.to_owned(), tag: Some(tag.trim_start_matches(':').to_owned()), digest }
+            Image { name: name.to_owned(), tag: Some(tag.trim_start_matches(':').to_owned()), digest, id: None }
         }
         None => {
-            Image { name: rest.to_owned(), tag: None, digest: digest.or_else(|| bare_digest.then(|| rest.to_owned())) }
+            let digest = digest.or_else(|| bare_digest.then(|| rest.to_owned()));
+            Image { name: rest.to_owned(), tag: None, digest, id: None }
         }
     }
+}
+
+/// An engine's own id of an image as a digest, with or without the name of the hash: 64 hexadecimal digits.
+fn image_id(word: &str) -> Option<String> {
+    let digits = word.strip_prefix("sha256:").unwrap_or(word);
+    let is_hash = digits.len() == 64 && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+    is_hash.then(|| format!("sha256:{digits}"))
 }
 
 /// Capabilities that together only a privileged container has: one of each power over the host (capabilities(7)).

@@ -34,4 +34,5 @@ pub mod seccomp_profile;
 pub mod seccomp_program;
 #[cfg(test)]
 mod seccomp_proof;
+pub mod service_account;
 pub mod spec_edit;

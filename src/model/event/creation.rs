@@ -45,7 +45,7 @@ pub struct Creator {
     /// From the runtime's caller up to pid 1.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ancestry: Vec<Process>,
-    /// Kubernetes service account, where known.
+    /// Kubernetes service account that the pod runs as, where a token of it is mounted (`system:serviceaccount:<ns>:<name>`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service_account: Option<String>,
     /// Control-plane principal, where known.

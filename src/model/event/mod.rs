@@ -179,9 +179,12 @@ pub struct Image {
     /// Tag.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tag: Option<String>,
-    /// `sha256:…`.
+    /// Of its manifest, as registries and policies name it: `sha256:…`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digest: Option<String>,
+    /// The engine's own id of it, the digest of its configuration: `sha256:…`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
 }
 
 /// A Kubernetes pod.

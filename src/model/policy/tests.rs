@@ -22,6 +22,7 @@ fn workload() -> Workload {
                 name: "registry.example/team/app".to_owned(),
                 tag: Some("1.0".to_owned()),
                 digest: Some("sha256:0123".to_owned()),
+                id: None,
             }),
             engine: "containerd".to_owned(),
             runtime: None,

@@ -106,6 +106,8 @@ fn crio_image_has_tag_and_digest() {
     assert_eq!(image.tag.as_deref(), Some("latest"));
     let digest = "sha256:f38fc0203125e59a784423dc8d4eb43d719b400e4d95d73e23a253a0c5a78be6";
     assert_eq!(image.digest.as_deref(), Some(digest));
+    let id = "sha256:9710b259dba10b1efc1ed4df8c7ff17d97e48f3601ea9a380b90e4f86ebd3fd8";
+    assert_eq!(image.id.as_deref(), Some(id));
 }
 
 #[test]
@@ -144,6 +146,7 @@ fn docker_is_read_from_its_own_file() {
             name: "registry.example:5000/app".to_owned(),
             tag: Some("1.2".to_owned()),
             digest: Some("sha256:00".to_owned()),
+            id: None,
         };
         assert_eq!(container.image, Some(expected));
     }
@@ -166,6 +169,71 @@ fn podman_is_read_from_the_storage() {
 }
 
 #[test]
+fn podman_s_image_has_its_digest_and_id() {
+    let storage = tempfile::tempdir().expect("temporary folder");
+    let bundle = storage.path().join("overlay-containers/abc/userdata");
+    let images = storage.path().join("overlay-images");
+    fs::create_dir_all(&bundle).expect("makes");
+    fs::create_dir_all(&images).expect("makes");
+    let image_id = "a".repeat(64);
+    let containers = json!([{"id": "abc", "names": null, "image": image_id, "metadata": "{\"image-name\":\"localhost/a:1\",\"name\":\"web\"}"}]);
+    fs::write(storage.path().join("overlay-containers/containers.json"), containers.to_string()).expect("writes");
+    let spec = json!({"annotations": {"io.container.manager": "libpod"}});
+    let image_of = || workload(&spec, &bundle, &id("abc"), &Known::default()).container.image.expect("has one");
+    assert_eq!(image_of().digest, None, "without a list of images");
+    for (list, digest) in [
+        (json!([{"id": "other", "digest": "sha256:11"}, {"id": image_id, "digest": "sha256:22"}]), Some("sha256:22")),
+        (json!([{"id": image_id}]), None),
+        (json!([{"id": image_id, "digest": ""}]), None),
+        (json!({"not": "a list"}), None),
+    ] {
+        fs::write(images.join("images.json"), list.to_string()).expect("writes");
+        let image = image_of();
+        assert_eq!((image.name.as_str(), image.digest.as_deref()), ("localhost/a", digest), "{list}");
+        assert_eq!(image.id, Some(format!("sha256:{image_id}")));
+    }
+    // more than a creation waits for
+    let large = format!("[{}{{\"id\":\"{image_id}\",\"digest\":\"sha256:22\"}}]", " ".repeat(5 * 1024 * 1024));
+    fs::write(images.join("images.json"), large).expect("writes");
+    assert_eq!(image_of().digest, None);
+}
+
+#[test]
+fn docker_s_image_has_the_digest_that_it_was_pulled_by() {
+    let data = tempfile::tempdir().expect("temporary folder");
+    let folder = data.path().join("containers/abc");
+    let repositories = data.path().join("image/overlay2");
+    fs::create_dir_all(&folder).expect("makes");
+    fs::create_dir_all(&repositories).expect("makes");
+    let image_id = format!("sha256:{}", "b".repeat(64));
+    let spec = json!({"root": {"path": data.path().join("overlay2/xyz/merged")}});
+    let image_of = |driver: &str| {
+        let config = json!({"Name": "/web", "Driver": driver, "Image": image_id, "Config": {"Image": "team/app:1"}});
+        fs::write(folder.join("config.v2.json"), config.to_string()).expect("writes");
+        workload(&spec, Path::new("/b"), &id("abc"), &Known::default()).container.image.expect("has one")
+    };
+    assert_eq!(image_of("overlay2").digest, None, "without a list");
+    let list = json!({"Repositories": {
+        "other": {"other@sha256:00": image_id},
+        "team/app": {"team/app:1": image_id, "team/app@sha256:11": "sha256:of-another-image", "team/app@sha256:22": image_id},
+    }});
+    fs::write(repositories.join("repositories.json"), list.to_string()).expect("writes");
+    let image = image_of("overlay2");
+    assert_eq!((image.digest.as_deref(), image.id.as_deref()), (Some("sha256:22"), Some(image_id.as_str())));
+    assert_eq!(image_of("../image/overlay2").digest, None, "a driver is no path");
+    fs::write(repositories.join("repositories.json"), "{").expect("writes");
+    assert_eq!(image_of("overlay2").digest, None);
+}
+
+#[test]
+fn nerdctl_names_its_containers_in_annotations() {
+    let bundle = Path::new("/run/containerd/io.containerd.runtime.v2.task/default/abc");
+    let named = json!({"annotations": {"nerdctl/name": "web", "nerdctl/namespace": "default"}});
+    let container = workload(&named, bundle, &id("abc"), &Known::default()).container;
+    assert_eq!((container.engine.as_str(), container.name.as_deref()), ("containerd", Some("web")));
+}
+
+#[test]
 fn image_references() {
     for (reference, name, tag, digest) in [
         ("debian", "debian", None, None),
@@ -176,8 +244,12 @@ fn image_references() {
         ("sha256:ff", "sha256:ff", None, Some("sha256:ff")),
         ("", "", None, None),
     ] {
-        let expected =
-            Image { name: name.to_owned(), tag: tag.map(ToOwned::to_owned), digest: digest.map(ToOwned::to_owned) };
+        let expected = Image {
+            name: name.to_owned(),
+            tag: tag.map(ToOwned::to_owned),
+            digest: digest.map(ToOwned::to_owned),
+            id: None,
+        };
         assert_eq!(split_image(reference), expected, "{reference}");
     }
 }

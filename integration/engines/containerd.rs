@@ -1,0 +1,214 @@
+//! containerd, its data, sockets and configuration in the place: by `ctr`, and as Kubernetes uses it.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+
+use crate::engine::{Engine, Expected, Field, Ran, common_fields, is};
+use crate::harness::command::{Done, finish};
+use crate::harness::machine::program;
+use crate::harness::node::Runtime;
+use crate::image;
+use crate::kubernetes;
+use crate::place::{Place, run, said};
+use crate::report::Report;
+
+/// The image of the small root file system.
+pub const IMAGE: &str = "localhost/lab/guarded:1";
+/// The image of a pod's own container.
+pub const PAUSE: &str = "localhost/lab/pause:1";
+
+/// Examines `ctr`.
+pub fn by_ctr() -> Vec<Report> {
+    let place = start("ctr", false);
+    let engine = Ctr { place: &place };
+    engine.import("lab", &[(IMAGE, image::guarded(&place, IMAGE))]);
+    let mut report = Report::new("containerd", &engine.version(), engine.way());
+    crate::examination::examine(&place, &engine, &mut report);
+    crate::leave(&place, &mut report);
+    vec![report]
+}
+
+/// Examines a handler of a RuntimeClass.
+pub fn by_class() -> Vec<Report> {
+    as_kubernetes(false)
+}
+
+/// Examines acctguard as the default runtime of pods.
+pub fn by_default() -> Vec<Report> {
+    as_kubernetes(true)
+}
+
+fn as_kubernetes(default: bool) -> Vec<Report> {
+    let place = start(if default { "cri-default" } else { "cri-class" }, default);
+    let ctr = Ctr { place: &place };
+    ctr.import("k8s.io", &[(IMAGE, image::guarded(&place, IMAGE)), (PAUSE, image::pause(&place, PAUSE))]);
+    let mut report = kubernetes::examine(&place, &ctr.version(), default);
+    crate::leave(&place, &mut report);
+    vec![report]
+}
+
+/// The engine's socket.
+pub fn socket(place: &Place) -> String {
+    place.path("containerd/containerd.sock").display().to_string()
+}
+
+/// A place and the engine in it; `default` has acctguard as the default runtime of pods.
+fn start(name: &str, default: bool) -> Place {
+    let place = Place::new(name, Runtime::Runc);
+    let folder = |name: &str| place.node.scratch.folder(&format!("containerd/{name}")).display().to_string();
+    let text = format!(
+        r#"version = 2
+root = "{root}"
+state = "{state}"
+[grpc]
+address = "{socket}"
+[plugins."io.containerd.internal.v1.opt"]
+path = "{opt}"
+[plugins."io.containerd.grpc.v1.cri"]
+sandbox_image = "{PAUSE}"
+# lowering it needs a capability that is not everywhere
+restrict_oom_score_adj = true
+stream_server_address = "127.0.0.1"
+[plugins."io.containerd.grpc.v1.cri".cni]
+bin_dir = "{opt}"
+conf_dir = "{cni}"
+[plugins."io.containerd.grpc.v1.cri".containerd]
+default_runtime_name = "{default}"
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
+runtime_type = "io.containerd.runc.v2"
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.acctguard]
+runtime_type = "io.containerd.runc.v2"
+pod_annotations = ["acctguard.io/*"]
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.acctguard.options]
+BinaryName = "{shim}"
+"#,
+        root = folder("root"),
+        state = folder("state"),
+        socket = socket(&place),
+        opt = folder("opt"),
+        cni = folder("cni"),
+        default = if default { "acctguard" } else { "runc" },
+        shim = program("acctguard-runtime").display(),
+    );
+    let file = place.path("containerd/config.toml");
+    fs::write(&file, text).expect("write config.toml");
+    let mut command = Command::new("containerd");
+    command.arg("--config").arg(file);
+    let ctr = Ctr { place: &place };
+    place.serve("containerd", &command, || finish(&mut ctr.ctr("default", &["plugins", "ls"])).code() == 0);
+    place
+}
+
+/// containerd by `ctr`.
+struct Ctr<'a> {
+    place: &'a Place,
+}
+
+impl Ctr<'_> {
+    fn ctr(&self, namespace: &str, arguments: &[&str]) -> Command {
+        let mut command = self.place.command("ctr");
+        command.args(["--address", &socket(self.place), "--namespace", namespace]).args(arguments);
+        command
+    }
+
+    fn import(&self, namespace: &str, images: &[(&str, PathBuf)]) {
+        for (name, archive) in images {
+            let imported = run(self.ctr(namespace, &["images", "import"]).arg(archive));
+            imported.unwrap_or_else(|reason| panic!("containerd takes no image {name}: {reason}"));
+        }
+    }
+
+    fn new_container(&self, verb: &[&str], name: &str, words: &[&str]) -> Command {
+        let mut command = self.ctr("lab", verb);
+        let shim = program("acctguard-runtime").display().to_string();
+        command.args(["--runc-binary", &shim, "--cgroup", &format!("/{}/{name}", self.place.group)]);
+        command.args(["--label", "team=blue", IMAGE, name]).args(words);
+        command
+    }
+
+    fn says(&self, arguments: &[&str], wanted: &str) -> Result<(), String> {
+        let done = run(&mut self.ctr("lab", arguments))?;
+        let said_it = done.stdout.contains(wanted) || done.stderr.contains(wanted);
+        if said_it { Ok(()) } else { Err(format!("does not say {wanted:?}; {}", said(&done))) }
+    }
+
+    fn state(&self, name: &str, wanted: &str) -> Result<(), String> {
+        crate::patiently(|| {
+            let listed = run(&mut self.ctr("lab", &["tasks", "ls"]))?.stdout;
+            let line = listed.lines().find(|line| line.starts_with(name)).unwrap_or_default();
+            if line.contains(wanted) { Ok(()) } else { Err(format!("{name} is not {wanted}: {listed}")) }
+        })
+    }
+}
+
+impl Engine for Ctr<'_> {
+    fn name(&self) -> &'static str {
+        "containerd"
+    }
+
+    fn way(&self) -> &'static str {
+        "ctr --runc-binary"
+    }
+
+    fn version(&self) -> String {
+        crate::first_version(&finish(&mut self.ctr("lab", &["--version"])).stdout)
+    }
+
+    fn run(&self, name: &str, script: &str) -> Ran {
+        let done = finish(&mut self.new_container(&["run"], name, &["/bin/sh", "-c", script]));
+        Ran { id: name.to_owned(), done }
+    }
+
+    fn launch(&self, name: &str) -> String {
+        let started = run(&mut self.new_container(&["run", "--detach"], name, &["/bin/busybox", "sleep", "3600"]));
+        started.unwrap_or_else(|reason| panic!("ctr starts no container: {reason}"));
+        name.to_owned()
+    }
+
+    fn exec(&self, id: &str, script: &str) -> Done {
+        finish(&mut self.ctr("lab", &["tasks", "exec", "--exec-id", &crate::unique(), id, "/bin/sh", "-c", script]))
+    }
+
+    fn remove(&self, id: &str) {
+        // it may have ended by itself
+        let _ = finish(&mut self.ctr("lab", &["tasks", "rm", "--force", id]));
+        run(&mut self.ctr("lab", &["containers", "rm", id])).expect("ctr removes a container");
+    }
+
+    fn fields(&self, name: &str) -> Vec<Field> {
+        let mut fields = common_fields("containerd", "runc");
+        fields.extend([
+            ("/container/id", is(name)),
+            ("/creation/target/namespace", is("lab")),
+            ("/creation/parameters/no_new_privileges", Expected::Is(true.into())),
+            ("/creation/parameters/resources", Expected::Told),
+        ]);
+        // ctr names no host
+        fields.retain(|(pointer, _)| *pointer != "/creation/parameters/hostname");
+        fields
+    }
+
+    fn operations(&self) -> Vec<(&'static str, Result<(), String>)> {
+        let name = "guarded-operations";
+        // `containers create` takes no --runc-binary
+        let created = run(&mut self.new_container(&["run", "--detach"], name, &["/bin/busybox", "sleep", "3600"]));
+        let exec = ["tasks", "exec", "--exec-id", "one", name, "/bin/busybox", "echo", "from exec"];
+        let mut results = vec![
+            ("create, start", created.and_then(|_| self.state(name, "RUNNING"))),
+            ("exec", self.says(&exec, "from exec")),
+            ("metrics", self.says(&["tasks", "metrics", name], "memory")),
+            ("ps", self.says(&["tasks", "ps", name], "PID")),
+            ("pause", self.says(&["tasks", "pause", name], "").and_then(|()| self.state(name, "PAUSED"))),
+            ("resume", self.says(&["tasks", "resume", name], "").and_then(|()| self.state(name, "RUNNING"))),
+        ];
+        let refused = finish(&mut self.ctr("lab", &["tasks", "checkpoint", name]));
+        let refused = if refused.code() == 0 { Err("it was made".to_owned()) } else { self.state(name, "RUNNING") };
+        results.push(("checkpoint refused, container runs on", refused));
+        let killed = self.says(&["tasks", "kill", "--signal", "KILL", name], "");
+        results.push(("kill", killed.and_then(|()| self.state(name, "STOPPED"))));
+        results.push(("delete", self.says(&["tasks", "rm", name], "")));
+        results.push(("delete container", self.says(&["containers", "rm", name], "")));
+        results
+    }
+}
