@@ -177,7 +177,8 @@ fn everything_that_is_named_is_there() {
         }
         let map: ConfigMap = the(&objects, "ConfigMap");
         let named: Vec<_> = pod.volumes.iter().flatten().filter_map(|volume| volume.config_map.as_ref()).collect();
-        assert_eq!(named.iter().map(|map| Some(map.name.clone())).collect::<Vec<_>>(), [map.metadata.name.clone()]);
+        let named: Vec<&str> = named.iter().map(|map| map.name.as_str()).collect();
+        assert_eq!(named, [map.metadata.name.as_deref().expect("a name")]);
         let account: ServiceAccount = the(&objects, "ServiceAccount");
         assert_eq!(pod.service_account_name, account.metadata.name);
         for namespace in [&set.metadata.namespace, &map.metadata.namespace, &account.metadata.namespace] {
