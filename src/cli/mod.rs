@@ -8,6 +8,7 @@ use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use clap::CommandFactory as _;
 use clap::Parser;
 use clap::Subcommand;
 
@@ -110,6 +111,12 @@ impl CommandError {
 
 /// Bad command line.
 const USAGE: u8 = 64;
+
+/// The command line as a value, for manual pages and completions.
+#[must_use]
+pub fn command() -> clap::Command {
+    CommandLine::command()
+}
 
 /// Runs the subcommand of the command line.
 #[must_use]

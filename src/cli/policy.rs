@@ -11,6 +11,7 @@ use crate::cli::Outcome;
 use crate::cli::policy_check;
 use crate::cli::policy_explain;
 use crate::config::Config;
+use crate::model::policy::schema;
 use crate::model::workload::ContainerId;
 
 /// Arguments of `acctguard policy`.
@@ -37,6 +38,8 @@ enum Command {
         #[arg(long, value_name = "ID", value_parser = parse_id)]
         id: Option<ContainerId>,
     },
+    /// Print the resource definition (CRD) by which Kubernetes checks policy documents, as JSON.
+    Schema,
 }
 
 fn parse_id(text: &str) -> Result<ContainerId, String> {
@@ -55,6 +58,10 @@ pub fn run(config: &Config, arguments: &Arguments, mut output: impl Write) -> Re
         },
         Command::Explain { bundle, id } => {
             policy_explain::explain(bundle, id.clone(), config, &mut output)?;
+            Ok(Outcome::Done)
+        }
+        Command::Schema => {
+            writeln!(output, "{:#}", schema::custom_resource_definition())?;
             Ok(Outcome::Done)
         }
     }

@@ -47,4 +47,5 @@ pub mod upgrade;
 pub mod worker;
 pub mod worker_process;
 
+pub use startup::command;
 pub use startup::main;

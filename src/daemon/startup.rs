@@ -5,6 +5,7 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use clap::CommandFactory as _;
 use clap::Parser;
 use nix::sys::signal::SigSet;
 use nix::sys::signal::Signal;
@@ -152,6 +153,12 @@ impl StartError {
             _ => EXIT_FAILURE,
         }
     }
+}
+
+/// The command line as a value, for manual pages.
+#[must_use]
+pub fn command() -> clap::Command {
+    Arguments::command()
 }
 
 /// The program.

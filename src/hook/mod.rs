@@ -16,6 +16,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
+use clap::CommandFactory as _;
 use clap::Parser;
 use clap::Subcommand;
 
@@ -126,6 +127,12 @@ pub enum HookError {
         /// One line.
         reason: String,
     },
+}
+
+/// The command line as a value, for manual pages.
+#[must_use]
+pub fn command() -> clap::Command {
+    CommandLine::command()
 }
 
 /// Runs the hook of the command line.

@@ -17,6 +17,7 @@
 use std::ffi::OsString;
 use std::process::ExitCode;
 
+use clap::CommandFactory as _;
 use clap::Parser;
 
 use crate::launch::capabilities::Loan;
@@ -85,6 +86,12 @@ impl CommandLine {
 
 fn parse_database(text: &str) -> Result<DatabasePath, String> {
     DatabasePath::new(text).map_err(|error| error.to_string())
+}
+
+/// The command line as a value, for manual pages.
+#[must_use]
+pub fn command() -> clap::Command {
+    CommandLine::command()
 }
 
 /// Runs the program of the command line; comes back only when it could not.

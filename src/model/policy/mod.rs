@@ -20,6 +20,7 @@ pub mod ground;
 pub mod matching;
 pub mod parse;
 pub mod rule;
+pub mod schema;
 
 /// `spec.mode`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]

@@ -14,6 +14,12 @@ use crate::model::policy::rule::PolicyDocument;
 mod raw;
 mod values;
 
+/// `apiVersion` of every document.
+pub const API_VERSION: &str = "acctguard.io/v1alpha1";
+
+/// `kind` of every document.
+pub const KIND: &str = "AccountPolicy";
+
 /// A mistake in a policy document.
 pub type PolicyError = SourceError;
 

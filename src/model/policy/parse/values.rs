@@ -9,6 +9,8 @@ use crate::model::account::diff::KINDS;
 use crate::model::attempt::DatabasePath;
 use crate::model::diagnostic::SourceError;
 use crate::model::policy::BUILT_IN_NAME;
+use crate::model::policy::parse::API_VERSION;
+use crate::model::policy::parse::KIND;
 use crate::model::policy::parse::PolicyError;
 use crate::model::policy::parse::raw;
 use crate::model::policy::rule::AllowRule;
@@ -17,12 +19,6 @@ use crate::model::policy::rule::MatchRule;
 use crate::model::policy::rule::Pattern;
 use crate::model::policy::rule::PolicyDocument;
 use crate::model::policy::rule::UidRule;
-
-/// `apiVersion` of every document.
-const API_VERSION: &str = "acctguard.io/v1alpha1";
-
-/// `kind` of every document.
-const KIND: &str = "AccountPolicy";
 
 /// The text that a document stands in.
 pub(super) struct Source<'a> {
