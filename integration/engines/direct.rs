@@ -11,6 +11,8 @@ use crate::report::Report;
 
 /// Login uid of whoever calls the runtime here.
 const LOGIN_UID: u32 = 4321;
+/// Of whoever executes in a container, as another than its creator.
+const EXEC_LOGIN_UID: u32 = 8765;
 
 /// Examines runc.
 pub fn runc() -> Vec<Report> {
@@ -109,7 +111,12 @@ impl Engine for Direct<'_> {
     }
 
     fn exec(&self, id: &str, script: &str) -> Done {
-        finish(&mut self.shim(&["exec", id, "/bin/sh", "-c", script]))
+        let shim = self.shim(&["exec", id, "/bin/sh", "-c", script]);
+        finish(&mut logged_in(self.place, &shim, EXEC_LOGIN_UID))
+    }
+
+    fn exec_login(&self) -> Option<u32> {
+        Some(EXEC_LOGIN_UID)
     }
 
     fn remove(&self, id: &str) {

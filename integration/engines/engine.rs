@@ -46,6 +46,10 @@ pub trait Engine {
     fn knows_who_executes(&self) -> bool {
         true
     }
+    /// Login uid with which exec is called here, where that comes through.
+    fn exec_login(&self) -> Option<u32> {
+        None
+    }
     /// What a creation's record tells of a container of this `name` beyond what every record does.
     fn fields(&self, name: &str) -> Vec<Field>;
     /// The engine's own operations, each with what came of it.

@@ -100,7 +100,13 @@ impl Examination<'_> {
         let records = of(&events, Kind::ContainerExec, id);
         let session = records.first().and_then(|event| event.session.as_ref()).ok_or("no record of the exec")?;
         let known = session.started_by.as_ref().is_some_and(|creator| !creator.ancestry.is_empty());
-        if known == self.engine.knows_who_executes() { Ok(()) } else { Err(format!("is {:?}", session.started_by)) }
+        let login = session.started_by.as_ref().and_then(|creator| creator.login_uid);
+        let right_login = self.engine.exec_login().is_none_or(|wanted| login == Some(wanted));
+        if known == self.engine.knows_who_executes() && right_login {
+            Ok(())
+        } else {
+            Err(format!("is {:?}", session.started_by))
+        }
     }
 
     /// Whether the account is there, or not, and the program was told so.

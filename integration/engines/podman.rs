@@ -16,6 +16,8 @@ use crate::report::Report;
 /// The image of the small root file system.
 pub const IMAGE: &str = "localhost/lab/guarded:1";
 const LOGIN_UID: u32 = 4321;
+/// Of whoever executes in a container, as another than its creator.
+const EXEC_LOGIN_UID: u32 = 8765;
 
 /// How acctguard is registered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -211,7 +213,12 @@ impl Engine for Podman<'_> {
     }
 
     fn exec(&self, id: &str, script: &str) -> Done {
-        finish(&mut self.podman(&["exec", id, "/bin/sh", "-c", script]))
+        let command = self.podman(&["exec", id, "/bin/sh", "-c", script]);
+        finish(&mut logged_in(self.place, &command, EXEC_LOGIN_UID))
+    }
+
+    fn exec_login(&self) -> Option<u32> {
+        self.knows_who_executes().then_some(EXEC_LOGIN_UID)
     }
 
     fn remove(&self, id: &str) {

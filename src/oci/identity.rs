@@ -1,7 +1,7 @@
 //! Who a container is, told from its bundle: engine, name, image, pod. What an engine does not tell is absent.
 //!
 //! Where each engine says what (measured, `integration.md` §3 to §5): containerd's CRI and CRI-O in annotations, nerdctl too;
-//! podman and Docker in their own files ([`engine_files`]). Plain containerd keeps names of images in a database that it alone
+//! podman and Docker in their own files (`engine_files`). Plain containerd keeps names of images in a database that it alone
 //! may open, so that they are not told.
 
 use std::collections::BTreeMap;

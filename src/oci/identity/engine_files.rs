@@ -1,5 +1,5 @@
-//! What podman and Docker write down of a container before they call the runtime. Read bounded in size, and only the members
-//! that are wanted are kept: a creation waits for it. What is larger, or is no such file, tells nothing.
+//! What podman and Docker write down of a container before they call the runtime. A creation waits for it, so that files are
+//! bounded in size, and of a long list one entry is parsed. What is larger, or is no such file, tells nothing.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -19,15 +19,16 @@ use crate::model::event::Image;
 use crate::model::event::Pod;
 use crate::model::workload::ContainerId;
 
-/// Largest engine file that is read: some thousand containers or images of podman, in a few milliseconds.
-const MAX_ENGINE_FILE_BYTES: u64 = 4 * 1024 * 1024;
+/// Largest engine file that is read: ten thousand containers or images of podman.
+const MAX_ENGINE_FILE_BYTES: u64 = 8 * 1024 * 1024;
+/// Largest one that is parsed as a whole, which takes some ten milliseconds a mebibyte.
+const MAX_PARSED_BYTES: usize = 1024 * 1024;
 /// How far up from a container's root Docker's data folder is looked for.
 const MAX_LEVELS: usize = 8;
 
 /// An entry of `containers.json` (containers/storage `containers.go`); `metadata` is podman's, a JSON text.
 #[derive(Debug, Deserialize)]
 struct StoredContainer {
-    id: String,
     names: Option<Vec<String>>,
     image: Option<String>,
     metadata: Option<String>,
@@ -44,7 +45,6 @@ struct PodmanMetadata {
 /// An entry of `images.json` (containers/storage `images.go`).
 #[derive(Debug, Deserialize)]
 struct StoredImage {
-    id: String,
     digest: Option<String>,
 }
 
@@ -56,10 +56,7 @@ pub(super) fn podman(bundle: &Path, id: &ContainerId) -> Told {
     let Some(storage) = folder.and_then(Path::parent) else {
         return told;
     };
-    let find = |name: &str| {
-        let list: Vec<StoredContainer> = read_json(&storage.join(name))?;
-        list.into_iter().find(|entry| entry.id == id.as_str())
-    };
+    let find = |name: &str| entry::<StoredContainer>(&storage.join(name), id.as_str());
     let Some(entry) = find("containers.json").or_else(|| find("volatile-containers.json")) else {
         return told;
     };
@@ -79,8 +76,22 @@ pub(super) fn podman(bundle: &Path, id: &ContainerId) -> Told {
 /// The digest of the manifest of image `id`.
 fn podman_digest(storage: &Path, id: &str) -> Option<String> {
     let driver = storage.file_name()?.to_str()?.strip_suffix("-containers")?;
-    let list: Vec<StoredImage> = read_json(&storage.with_file_name(format!("{driver}-images")).join("images.json"))?;
-    list.into_iter().find(|image| image.id == id)?.digest.filter(|digest| !digest.is_empty())
+    let images = storage.with_file_name(format!("{driver}-images")).join("images.json");
+    entry::<StoredImage>(&images, id)?.digest.filter(|digest| !digest.is_empty())
+}
+
+/// The entry of this id in a list of containers/storage, which writes it without spaces and `id` first. Within a text of such
+/// a list quotes have a backslash before them, so that only an entry begins so.
+fn entry<T: DeserializeOwned>(path: &Path, id: &str) -> Option<T> {
+    let bytes = read(path)?;
+    let beginning = format!("{{\"id\":{}", Value::from(id));
+    if let Some(at) = memchr::memmem::find(&bytes, beginning.as_bytes()) {
+        return T::deserialize(&mut serde_json::Deserializer::from_slice(bytes.get(at..)?)).ok();
+    }
+    // of another writer
+    let list: Vec<Value> = parse(&bytes)?;
+    let found = list.into_iter().find(|entry| entry.get("id").and_then(Value::as_str) == Some(id))?;
+    serde_json::from_value(found).ok()
 }
 
 /// Docker's `<data-root>/containers/<id>/config.v2.json`, whose place the mounts of `/etc/hosts` and its like, or else the root
@@ -143,6 +154,14 @@ fn docker_digest(data: &Path, driver: &str, image: &Image) -> Option<String> {
 
 /// A small engine file; anything wrong with it means that it tells nothing.
 fn read_json<T: DeserializeOwned>(path: &Path) -> Option<T> {
+    parse(&read(path)?)
+}
+
+fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
+    (bytes.len() <= MAX_PARSED_BYTES).then(|| serde_json::from_slice(bytes).ok()).flatten()
+}
+
+fn read(path: &Path) -> Option<Vec<u8>> {
     let flags = nix::fcntl::OFlag::O_NONBLOCK.bits();
     let file = File::options().read(true).custom_flags(flags).open(path).ok()?;
     let metadata = file.metadata().ok()?;
@@ -151,5 +170,5 @@ fn read_json<T: DeserializeOwned>(path: &Path) -> Option<T> {
     }
     let mut bytes = Vec::new();
     file.take(MAX_ENGINE_FILE_BYTES).read_to_end(&mut bytes).ok()?;
-    serde_json::from_slice(&bytes).ok()
+    Some(bytes)
 }

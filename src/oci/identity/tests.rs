@@ -192,9 +192,17 @@ fn podman_s_image_has_its_digest_and_id() {
         assert_eq!((image.name.as_str(), image.digest.as_deref()), ("localhost/a", digest), "{list}");
         assert_eq!(image.id, Some(format!("sha256:{image_id}")));
     }
+    // in a long list one entry is parsed; a text that looks like one is none, and an id is a whole id
+    let other = |number: usize| json!({"id": format!("{number:064x}"), "metadata": format!("{{\"id\":\"{image_id}\"")});
+    let mut entries: Vec<Value> = (0..20_000).map(other).collect();
+    entries.push(json!({"id": format!("{image_id}b"), "digest": "sha256:33"}));
+    entries.push(json!({"id": image_id, "digest": "sha256:22"}));
+    let long = Value::from(entries).to_string();
+    assert!(long.len() > 3 * 1024 * 1024);
+    fs::write(images.join("images.json"), &long).expect("writes");
+    assert_eq!(image_of().digest.as_deref(), Some("sha256:22"));
     // more than a creation waits for
-    let large = format!("[{}{{\"id\":\"{image_id}\",\"digest\":\"sha256:22\"}}]", " ".repeat(5 * 1024 * 1024));
-    fs::write(images.join("images.json"), large).expect("writes");
+    fs::write(images.join("images.json"), long + &" ".repeat(8 * 1024 * 1024)).expect("writes");
     assert_eq!(image_of().digest, None);
 }
 
