@@ -17,6 +17,9 @@ readonly NEEDED_PACKAGES=(
     'util-linux command -v setpriv'
     'mount command -v umount'
     'systemd test -x /lib/systemd/systemd'
+    'containerd command -v containerd'
+    'podman command -v podman'
+    'docker.io command -v dockerd'
 )
 
 say() {

@@ -15,11 +15,13 @@ use crate::cli::policy_explain::ExplainError;
 use crate::config::Config;
 use crate::config::file::ConfigError;
 use crate::control::client::ClientError;
+use crate::engines::registration::RegistrationError;
 use crate::model::diagnostic::chain;
 
 pub mod containers;
 pub mod doctor;
 pub mod events;
+pub mod install;
 pub mod policy;
 pub mod policy_check;
 pub mod policy_explain;
@@ -50,6 +52,10 @@ enum Command {
     Containers(containers::Arguments),
     /// Check policies, or tell which one decides.
     Policy(policy::Arguments),
+    /// Register acctguard with a container engine.
+    Install(install::InstallArguments),
+    /// Take acctguard out of a container engine: its configuration is as it was before, byte for byte.
+    Uninstall(install::UninstallArguments),
 }
 
 /// What a subcommand came to.
@@ -76,6 +82,9 @@ pub enum CommandError {
     /// `policy explain`.
     #[error(transparent)]
     Explain(#[from] ExplainError),
+    /// `install`, `uninstall`.
+    #[error(transparent)]
+    Registration(#[from] RegistrationError),
     /// Standard output.
     #[error("write to standard output")]
     Output(#[from] io::Error),
@@ -91,6 +100,7 @@ impl CommandError {
                 77
             }
             Self::Configuration(_) | Self::Policy | Self::Explain(ExplainError::Policy(_)) => 78,
+            Self::Registration(error) => install::exit_code(error),
             // the bundle or the id that was asked about
             Self::Explain(_) => USAGE,
             Self::Daemon(ClientError::Permission { .. } | ClientError::WrongPeer { .. }) => 77,
@@ -144,5 +154,7 @@ fn run(command_line: CommandLine) -> Result<Outcome, CommandError> {
         Command::Events(arguments) => events::run(&config?, &arguments, output),
         Command::Containers(arguments) => containers::run(&config?, &arguments, output),
         Command::Policy(arguments) => policy::run(&config?, &arguments, output),
+        Command::Install(arguments) => install::install(&config?, arguments, output),
+        Command::Uninstall(arguments) => install::uninstall(&config?, &arguments, output),
     }
 }
