@@ -1,8 +1,8 @@
 //! containerd: `config.toml` in its versions 1 to 4, and the files that it imports.
 //!
 //! Which key the CRI plugin has follows the version (containerd `docs/cri/config.md`): 1 `cri`, 2 `io.containerd.grpc.v1.cri`, 3 and
-//! later `io.containerd.cri.v1.runtime`. A file without a version is one of version 1; containerd 2 refuses an imported file of a later
-//! version than the main one's. Imported files lie over the main one. containerd 2 merges their tables; containerd 1 replaces a
+//! later `io.containerd.cri.v1.runtime`. A file without a version is one of version 1, of whose plugins containerd 2 takes nothing about
+//! CRI; it refuses an imported file of a later version than the main one's, when that has one. Imported files lie over the main one. containerd 2 merges their tables; containerd 1 replaces a
 //! plugin's whole section by the imported one (`mergeConfig` of both), so that there a drop-in would lose what the main file says of
 //! CRI: where any file has such a section under containerd 1, that section itself is edited.
 
@@ -57,6 +57,8 @@ pub struct Configuration {
     effective: Table,
     /// What imports name, in the main file.
     imports: Vec<String>,
+    /// The runtime runc as containerd has it without any file.
+    built_in: Table,
 }
 
 /// Reads `main` and what it imports. `major` is that of containerd's version, when it is known.
@@ -99,7 +101,8 @@ pub fn read(view: &View, main: &Path, major: Option<u32>) -> Result<Configuratio
         }
         toml_text::merge(&mut effective, section.get("containerd").and_then(Value::as_table).unwrap_or(&Table::new()));
     }
-    Ok(Configuration { main: main.to_owned(), documents, merges, effective, imports })
+    let built_in = Table::from_iter([("runtime_type".to_owned(), Value::String(SHIMS_OF_RUNC[0].to_owned()))]);
+    Ok(Configuration { main: main.to_owned(), documents, merges, effective, imports, built_in })
 }
 
 /// A pattern (`*` only, as Go's filepath.Glob has it in the last part) or a file, relative to the file that imports it.
@@ -147,6 +150,26 @@ impl Configuration {
         Ok(Runtimes { default: default.to_owned(), known })
     }
 
+    /// Whether its own runc has to be written down: containerd 1 forgets it when a file names any runtime.
+    #[must_use]
+    pub fn forgets_built_in(&self) -> bool {
+        !self.merges && toml_text::table(&self.effective, &["runtimes"]).is_none_or(Table::is_empty)
+    }
+
+    /// With containerd's own runc as `told`, the answer of `containerd config default`, has it.
+    #[must_use]
+    pub fn with_built_in(mut self, told: &str) -> Self {
+        let told: Table = toml::from_str(told).unwrap_or_default();
+        let runtime = section(&told)
+            .and_then(|key| toml_text::table(&told, &["plugins", key, "containerd", "runtimes", DEFAULT_RUNTIME]));
+        for (key, value) in runtime.into_iter().flatten() {
+            if !value.is_table() && !toml_text::is_empty(value) {
+                self.built_in.insert(key.clone(), value.clone());
+            }
+        }
+        self
+    }
+
     /// The file whose section holds.
     fn section_file(&self) -> Option<&Path> {
         let mut with_section = self.documents.iter().rev().filter(|document| section(&document.table).is_some());
@@ -176,8 +199,15 @@ impl Configuration {
         }
         let (own, is_imported) = self.own_file();
         self.is_last(&own, registration)?;
-        let mut settings: Vec<Setting> =
-            version(&main.table).map(|version| setting(&["version"], version)).into_iter().collect();
+        let number = version(&main.table).or(self.merges.then_some(3));
+        if self.merges && number < Some(2) {
+            return Err(EngineError::Unsupported {
+                path: main.path.clone(),
+                what: "it is of version 1, of which containerd 2 takes nothing about CRI".to_owned(),
+                remedy: "rewrite it with containerd config migrate of containerd 1.7",
+            });
+        }
+        let mut settings: Vec<Setting> = number.map(|number| setting(&["version"], number)).into_iter().collect();
         settings.extend(self.settings(self.key_of(main), behind, registration));
         let mut edits = Vec::new();
         if !is_imported {
@@ -203,6 +233,7 @@ impl Configuration {
     fn key_of(&self, main: &Document) -> &'static str {
         match version(&main.table) {
             Some(3..) => SECTIONS[0],
+            None if self.merges => SECTIONS[0],
             Some(2) => SECTIONS[1],
             _ => SECTIONS[2],
         }
@@ -238,7 +269,8 @@ impl Configuration {
     }
 
     fn settings(&self, key: &str, behind: &str, registration: &Registration) -> Vec<Setting> {
-        let mut runtime = toml_text::table(&self.effective, &["runtimes", behind]).cloned().unwrap_or_default();
+        let known = toml_text::table(&self.effective, &["runtimes", behind]);
+        let mut runtime = known.unwrap_or(&self.built_in).clone();
         if toml_text::text(&runtime, &["runtime_type"]).is_none() {
             runtime.insert("runtime_type".to_owned(), Value::String(SHIMS_OF_RUNC[0].to_owned()));
         }
@@ -259,10 +291,9 @@ impl Configuration {
             let keys: Vec<&str> = section.into_iter().chain(["default_runtime_name"]).collect();
             settings.push(setting(&keys, registration.name.as_str()));
         }
-        // containerd 1 forgets its own runc when a file names any runtime
-        if !self.merges && toml_text::table(&self.effective, &["runtimes"]).is_none_or(Table::is_empty) {
-            let keys: Vec<&str> = section.into_iter().chain(["runtimes", DEFAULT_RUNTIME, "runtime_type"]).collect();
-            settings.push(setting(&keys, SHIMS_OF_RUNC[0]));
+        if self.forgets_built_in() {
+            let keys: Vec<&str> = section.into_iter().chain(["runtimes", DEFAULT_RUNTIME]).collect();
+            settings.extend(toml_text::settings(&keys, &self.built_in));
         }
         let keys: Vec<&str> = section.into_iter().chain(["runtimes", registration.name.as_str()]).collect();
         settings.extend(toml_text::settings(&keys, &runtime));

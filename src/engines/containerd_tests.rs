@@ -82,7 +82,7 @@ fn the_options_of_the_runtime_in_use_are_carried_over() {
 #[test]
 fn a_drop_in_has_the_version_of_the_main_file() {
     for (text, expected) in
-        [("version = 2\n", Some(2)), ("version = 3\n", Some(3)), ("version = 4\n", Some(4)), ("", None)]
+        [("version = 2\n", Some(2)), ("version = 3\n", Some(3)), ("version = 4\n", Some(4)), ("", Some(3))]
     {
         let edits = edits(&[(MAIN, text)], 2, true).unwrap();
         let own: Table = toml::from_str(&edits[0].text).unwrap();
@@ -154,4 +154,19 @@ fn kata_is_no_program_like_runc() {
     assert!(!configuration.has_no_cri());
     let docker = read(&View::of_texts([(MAIN, "disabled_plugins = [\"cri\"]\n")]), Path::new(MAIN), Some(1)).unwrap();
     assert!(docker.has_no_cri());
+}
+
+#[test]
+fn containerd_1_does_not_forget_its_own_runc() {
+    let told = "[plugins.'io.containerd.grpc.v1.cri'.containerd.runtimes.runc]\nruntime_type = 'io.containerd.runc.v2'\nsandbox_mode = 'podsandbox'\nsnapshotter = ''\n[plugins.'io.containerd.grpc.v1.cri'.containerd.runtimes.runc.options]\nRoot = ''\n";
+    let read =
+        |major| read(&View::of_texts([(MAIN, DEBIAN)]), Path::new(MAIN), Some(major)).unwrap().with_built_in(told);
+    let text = &read(1).edits("runc", &registration(true)).unwrap()[0].text;
+    let table: Table = toml::from_str(text).unwrap();
+    let runtimes = toml_text::table(&table, &["plugins", SECTIONS[1], "containerd", "runtimes"]).unwrap();
+    let expected: Table =
+        toml::from_str("runtime_type = 'io.containerd.runc.v2'\nsandbox_mode = 'podsandbox'").unwrap();
+    assert_eq!(runtimes["runc"], Value::Table(expected));
+    assert_eq!(runtimes["acctguard"]["sandbox_mode"], Value::from("podsandbox"));
+    assert!(!read(2).forgets_built_in() && read(1).forgets_built_in());
 }

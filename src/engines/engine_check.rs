@@ -7,7 +7,6 @@ use std::path::Path;
 use std::path::PathBuf;
 
 use toml::Table;
-use toml::Value;
 
 use crate::engines::Engine;
 use crate::engines::Registration;
@@ -192,22 +191,11 @@ pub fn compare(before: &Judgement, after: &Judgement, registration: &Registratio
     };
     for (keys, value) in toml_text::settings(&[], before).iter().filter(|(keys, _)| !is_ours(keys)) {
         let path: Vec<&str> = keys.iter().map(String::as_str).collect();
-        if toml_text::get(after, &path).map_or(!is_empty(value), |now| now != value) {
+        if toml_text::get(after, &path).map_or(!toml_text::is_empty(value), |now| now != value) {
             return Err(CheckError::Lost { by: by.clone(), key: keys.join(".") });
         }
     }
     Ok(())
-}
-
-/// What a key that is not there means, too.
-fn is_empty(value: &Value) -> bool {
-    match value {
-        Value::String(text) => text.is_empty(),
-        Value::Integer(number) => *number == 0,
-        Value::Boolean(is_set) => !is_set,
-        Value::Array(items) => items.is_empty(),
-        Value::Float(_) | Value::Datetime(_) | Value::Table(_) => false,
-    }
 }
 
 #[cfg(test)]

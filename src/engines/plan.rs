@@ -63,7 +63,15 @@ impl Configuration {
     fn read(engine: Engine, view: &View, main: &Path, installed: Option<&Installed>) -> Result<Self, EngineError> {
         let numbers = installed.and_then(Installed::numbers);
         Ok(match engine {
-            Engine::Containerd => Self::Containerd(containerd::read(view, main, numbers.map(|(major, _)| major))?),
+            Engine::Containerd => {
+                let read = containerd::read(view, main, numbers.map(|(major, _)| major))?;
+                let asked = installed.filter(|_| read.forgets_built_in());
+                let told = asked.and_then(|installed| program::ask(&installed.path, &["config", "default"]).ok());
+                Self::Containerd(match told {
+                    Some(answer) if answer.is_success => read.with_built_in(&answer.output),
+                    _ => read,
+                })
+            }
             Engine::Crio => Self::Crio(crio::read(view, main, numbers)?),
             Engine::Podman => Self::Podman(podman::read(view, main)?),
             Engine::Docker => Self::Docker(docker::read(view, main)?),

@@ -86,6 +86,18 @@ pub fn setting(keys: &[&str], value: impl Into<Value>) -> Setting {
     (keys.iter().map(|key| (*key).to_owned()).collect(), value.into())
 }
 
+/// What a key that is not there means, too.
+#[must_use]
+pub fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::String(text) => text.is_empty(),
+        Value::Integer(number) => *number == 0,
+        Value::Boolean(is_set) => !is_set,
+        Value::Array(items) => items.is_empty(),
+        Value::Float(_) | Value::Datetime(_) | Value::Table(_) => false,
+    }
+}
+
 /// `text`, the content of `path`, with `settings` in it and everything else as it was.
 ///
 /// # Errors
