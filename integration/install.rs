@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -460,6 +461,37 @@ fn what_somebody_changed_since_is_not_lost() {
     let told = done(&["uninstall", "--engine", "docker"]);
     assert!(told.contains("no longer names acctguard and stays as it is"), "{told}");
     assert_eq!(read(DOCKER), "{\n  \"debug\": true\n}\n");
+}
+
+/// A container that runs is stopped through the path that its monitor has on its command line, or that stands beside its bundle.
+#[test]
+fn a_link_stays_while_a_container_needs_it() {
+    let _node = Node::new();
+    symlink("/usr/bin/crun", "/usr/libexec/kept-crun").expect("links");
+    write(DOCKER, "{\"runtimes\": {\"crun\": {\"path\": \"/usr/libexec/kept-crun\"}}, \"default-runtime\": \"crun\"}");
+    let refused = refused(&["install", "--engine", "docker"], 78);
+    assert!(refused.contains("(/usr/libexec/kept-crun), which is neither runc nor crun"), "{refused}");
+    let link = Path::new("/usr/libexec/acctguard/docker/kept-crun");
+    let install = ["install", "--engine", "docker", "--chain"];
+    let stays = || {
+        let told = done(&["uninstall", "--engine", "docker"]);
+        let note = format!("note: {} stays, because containers that run are stopped through it", link.display());
+        assert!(told.contains(&note) && link.is_symlink() && !read(DOCKER).contains("acctguard"), "{told}");
+    };
+    done(&install);
+    let words = ["-c", "sleep 100; true", "conmon", "-r", "/usr/libexec/acctguard/docker/kept-crun"];
+    let mut monitor =
+        Command::new("/bin/sh").args(words).stdin(Stdio::null()).process_group(0).spawn().expect("starts");
+    stays();
+    let group = Pid::from_raw(-i32::try_from(monitor.id()).expect("pid"));
+    kill(group, Signal::SIGKILL).expect("kill");
+    monitor.wait().expect("wait");
+    fs::remove_dir_all("/usr/libexec/acctguard/docker").expect("remove");
+    done(&install);
+    let options = "/run/containerd/io.containerd.runtime.v2.task/moby/x/options.json";
+    write(options, &format!("{{\"binary_name\":\"{}\"}}", link.display()));
+    stays();
+    fs::remove_file(options).expect("remove");
 }
 
 /// How a traced run ended.

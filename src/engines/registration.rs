@@ -243,20 +243,17 @@ fn refuse_changed(journal: &Journal) -> Result<(), RegistrationError> {
     Ok(())
 }
 
-/// Whether a container that runs will be called for by this path again: conmon has it on its command line, containerd's shims in the
+/// Whether a container that runs will be called for by this path again: conmon has it as an argument, containerd's shims in the
 /// options beside their bundles.
 fn is_called(program: &Path) -> bool {
     let name = program.as_os_str().as_encoded_bytes();
-    let named_in = |bytes: Vec<u8>| bytes.windows(name.len().max(1)).any(|window| window == name);
-    let monitors = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-    let mut monitors = monitors.filter(|entry| entry.file_name().as_encoded_bytes().iter().all(u8::is_ascii_digit));
-    let own = std::process::id().to_string();
-    if monitors.any(|entry| {
-        entry.file_name() != own.as_str()
-            && std::fs::read(entry.path().join("cmdline")).is_ok_and(|line| line.contains(&0) && named_in(line))
-    }) {
+    // the first word is what runs itself, and a runtime ends soon
+    let has_it = |line: Vec<u8>| line.split(|byte| *byte == 0).skip(1).any(|argument| argument == name);
+    let mut processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    if processes.any(|entry| std::fs::read(entry.path().join("cmdline")).is_ok_and(has_it)) {
         return true;
     }
+    let named_in = |bytes: Vec<u8>| bytes.windows(name.len().max(1)).any(|window| window == name);
     let tasks = ["/run/containerd", "/run/docker/containerd/daemon"]
         .map(|folder| Path::new(folder).join("io.containerd.runtime.v2.task"));
     let namespaces = tasks.iter().filter_map(|folder| std::fs::read_dir(folder).ok()).flatten().flatten();
