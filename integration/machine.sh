@@ -17,7 +17,6 @@ readonly NEEDED_PACKAGES=(
     'util-linux command -v setpriv'
     'mount command -v umount'
     'systemd test -x /lib/systemd/systemd'
-    'kubernetes-client command -v kubectl'
 )
 
 say() {

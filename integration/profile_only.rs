@@ -34,7 +34,10 @@ fn check(runtime: Runtime, mode: &str, outcome: Outcome, printed: &str) {
         assert!(done.stdout.contains(printed), "{arguments:?}: {done:?}\n{}", node.log_text());
         let told = |kind: Kind| {
             node.wait_for("an event", |events| {
-                of(events, kind, &bundle.id).first().and_then(|event| event.verdict.as_ref()).map(|verdict| verdict.result)
+                of(events, kind, &bundle.id)
+                    .first()
+                    .and_then(|event| event.verdict.as_ref())
+                    .map(|verdict| verdict.result)
             })
         };
         assert_eq!(told(Kind::AccountAttempt), outcome, "{arguments:?}");

@@ -9,6 +9,7 @@
 //! | 0 | [`model`] | accounts, events, workloads, policy, attempts: values, no operating system |
 //! | 0 | [`kernel`] | file descriptors and system calls: never accounts; `kernel::raw` holds the only `unsafe` |
 //! | 1 | [`config`] | node configuration and policy files |
+//! | 1 | [`engines`] | the engines' configuration files, and registering the shim in them |
 //! | 1 | [`oci`] | bundles, the edit of `config.json`, hook and listener state, runtime command lines |
 //! | 1 | [`store`] | the durable event store |
 //! | 1 | [`sinks`] | where events are shipped to |
@@ -25,6 +26,7 @@ pub mod config;
 pub mod control;
 #[cfg(feature = "daemon")]
 pub mod daemon;
+pub mod engines;
 pub mod hook;
 pub mod kernel;
 pub mod launch;

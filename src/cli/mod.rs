@@ -17,11 +17,13 @@ use crate::cli::profile::GenerateError;
 use crate::config::Config;
 use crate::config::file::ConfigError;
 use crate::control::client::ClientError;
+use crate::engines::registration::RegistrationError;
 use crate::model::diagnostic::chain;
 
 pub mod containers;
 pub mod doctor;
 pub mod events;
+pub mod install;
 pub mod policy;
 pub mod policy_check;
 pub mod policy_explain;
@@ -55,6 +57,10 @@ enum Command {
     Policy(policy::Arguments),
     /// Make a seccomp profile for engines whose runtime is not replaced.
     Profile(profile::Arguments),
+    /// Register acctguard with a container engine.
+    Install(install::InstallArguments),
+    /// Take acctguard out of a container engine: its configuration is as it was before, byte for byte.
+    Uninstall(install::UninstallArguments),
 }
 
 /// What a subcommand came to.
@@ -84,6 +90,9 @@ pub enum CommandError {
     /// `profile generate`.
     #[error(transparent)]
     Profile(#[from] GenerateError),
+    /// `install`, `uninstall`.
+    #[error(transparent)]
+    Registration(#[from] RegistrationError),
     /// Standard output.
     #[error("write to standard output")]
     Output(#[from] io::Error),
@@ -102,6 +111,7 @@ impl CommandError {
             Self::Profile(GenerateError::Read { source, .. }) if source.kind() == io::ErrorKind::PermissionDenied => 77,
             // the bundle, the id or the file that was asked about
             Self::Explain(_) | Self::Profile(_) => USAGE,
+            Self::Registration(error) => install::exit_code(error),
             Self::Daemon(ClientError::Permission { .. } | ClientError::WrongPeer { .. }) => 77,
             Self::Daemon(ClientError::Refused { .. }) | Self::Output(_) => 1,
             Self::Daemon(_) => 69,
@@ -160,5 +170,7 @@ fn run(command_line: CommandLine) -> Result<Outcome, CommandError> {
         Command::Containers(arguments) => containers::run(&config?, &arguments, output),
         Command::Policy(arguments) => policy::run(&config?, &arguments, output),
         Command::Profile(arguments) => profile::run(&config?, &arguments, output),
+        Command::Install(arguments) => install::install(&config?, arguments, output),
+        Command::Uninstall(arguments) => install::uninstall(&config?, &arguments, output),
     }
 }

@@ -1,7 +1,8 @@
 //! Which program the real runtime is, and never acctguard itself.
 //!
-//! The configuration names it, by the name the shim was called by or for all; otherwise it is the first `runc` or `crun` in
-//! PATH that is not this program. A wrapper script that leads back here is found by a mark in the environment.
+//! The configuration names it, by the name the shim was called by or for all; else a link beside the path that the shim was called
+//! by does (`acctguard install` puts `crun.real` beside its `crun`); otherwise it is the first `runc` or `crun` in PATH that is not
+//! this program. A wrapper script that leads back here is found by a mark in the environment.
 
 use std::ffi::OsStr;
 use std::ffi::OsString;
@@ -15,6 +16,7 @@ use std::path::Path;
 use std::path::PathBuf;
 
 use crate::config::Config;
+use crate::engines::behind::REAL_SUFFIX;
 use crate::kernel::exec;
 use crate::kernel::exec::ExecError;
 
@@ -80,10 +82,20 @@ pub enum RealRuntimeError {
 pub fn find(config: &Config, name: Option<&OsString>) -> Result<RealRuntime, RealRuntimeError> {
     let own = fs::metadata("/proc/self/exe").map_err(RealRuntimeError::Own)?;
     let base = name.and_then(|name| Path::new(name).file_name()).and_then(OsStr::to_str).unwrap_or("");
-    match config.runtime_paths.get(base).or(config.runtime_path.as_ref()) {
+    let beside = name.and_then(|name| beside(Path::new(name)));
+    match config.runtime_paths.get(base).or(config.runtime_path.as_ref()).or(beside.as_ref()) {
         Some(path) => configured(path, &own),
         None => in_path(base, &own, std::env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into())),
     }
+}
+
+/// The link to the real runtime beside the whole path that the shim was called by, also where it leads nowhere: then nothing else
+/// may take its place.
+fn beside(called: &Path) -> Option<PathBuf> {
+    let mut link = called.as_os_str().to_owned();
+    link.push(REAL_SUFFIX);
+    let is_there = called.is_absolute() && fs::symlink_metadata(&link).is_ok();
+    is_there.then(|| PathBuf::from(link))
 }
 
 fn is_same(left: &Metadata, right: &Metadata) -> bool {
@@ -178,6 +190,20 @@ mod tests {
         assert!(matches!(configured(Path::new("/nonexistent"), &own()), Err(RealRuntimeError::Unusable { .. })));
         assert!(matches!(configured(folder.path(), &own()), Err(RealRuntimeError::NotExecutable { .. })));
         assert!(configured(Path::new("/bin/sh"), &own()).is_ok());
+    }
+
+    #[test]
+    fn a_link_beside_the_called_path_names_the_real_runtime() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let called = folder.path().join("crun");
+        assert_eq!(beside(&called), None);
+        symlink("/no/such/runtime", folder.path().join("crun.real")).expect("links");
+        assert_eq!(beside(&called), Some(folder.path().join("crun.real")), "also where it leads nowhere");
+        assert_eq!(beside(Path::new("crun")), None, "a name found in PATH is no place");
+        let found = |config: &Config| find(config, Some(&called.clone().into_os_string()));
+        assert!(matches!(found(&Config::defaults()), Err(RealRuntimeError::Unusable { .. })));
+        let config = Config { runtime_path: Some("/bin/sh".into()), ..Config::defaults() };
+        assert_eq!(found(&config).expect("the configuration wins").path(), Path::new("/bin/sh"));
     }
 
     #[test]

@@ -16,6 +16,7 @@ use crate::kernel::features;
 use crate::kernel::features::Feature;
 
 mod daemon;
+mod engines;
 mod machine;
 mod runtimes;
 
@@ -90,11 +91,14 @@ pub fn run(config: Result<Config, ConfigError>, mut output: impl Write) -> Resul
         Ok(())
     };
     show(user(rustix::process::geteuid().is_root()))?;
-    show(features::probe_all().iter().map(feature).collect())?;
+    let features = features::probe_all();
+    show(features.iter().map(feature).collect())?;
     show(configuration(&config))?;
     if let Ok(config) = &config {
         let found = runtimes::find(config);
         show(runtimes::checks(&found))?;
+        let has_landlock = features.iter().any(|feature| feature.name == "Landlock" && feature.present);
+        show(engines::checks(config, has_landlock))?;
         show(machine::checks(config, found.iter().any(runtimes::Runtime::is_crun)))?;
         show(policies(config))?;
         show(daemon::checks(config))?;

@@ -51,6 +51,11 @@ impl Runtime {
     pub fn is_crun(&self) -> bool {
         self.version.as_ref().is_ok_and(|version| version.name == "crun")
     }
+
+    /// Whether calls that are being answered can wait killable under it; why not, where not.
+    pub fn waits_killable(&self) -> Result<(), &str> {
+        self.wait_killable.as_ref().copied().map_err(String::as_str)
+    }
 }
 
 /// The runtimes that the configuration names; when it names none, those in PATH.
@@ -63,7 +68,8 @@ pub fn find(config: &Config) -> Vec<Runtime> {
     paths.into_iter().map(ask).collect()
 }
 
-fn in_path(name: &str) -> Option<PathBuf> {
+/// The first real runtime of that name in PATH.
+pub fn in_path(name: &str) -> Option<PathBuf> {
     let search = std::env::var_os("PATH")?;
     let executable = |path: &PathBuf| {
         std::fs::metadata(path).is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
@@ -81,7 +87,8 @@ fn is_shim(path: &Path) -> bool {
     real.file_name().is_some_and(|name| name == SHIM) || Some(real) == ours
 }
 
-fn ask(path: PathBuf) -> Runtime {
+/// Asks a runtime for its version and features.
+pub fn ask(path: PathBuf) -> Runtime {
     let (version, features) = (answer(&path, "--version"), answer(&path, "features"));
     let wait_killable = match (&features, &version) {
         (Ok(text), _) if serde_json::from_str::<Value>(text).is_ok() => runtime_features::waits_killable(text),
