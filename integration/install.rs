@@ -592,6 +592,7 @@ fn cut_at_every_change(
     expected: &BTreeMap<PathBuf, (u32, Vec<u8>)>,
     reset: &[&str],
 ) -> usize {
+    let original = shown();
     for cut in 1.. {
         if !prepare.is_empty() {
             done(prepare);
@@ -601,6 +602,7 @@ fn cut_at_every_change(
         assert_eq!(&shown(), expected, "{arguments:?} cut off before its change {cut}, then {after:?}");
         if !reset.is_empty() {
             done(reset);
+            assert_eq!(shown(), original, "{arguments:?} cut off before its change {cut}, then {reset:?}");
         }
         match ended {
             Run::Cut => {}
