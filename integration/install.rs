@@ -25,6 +25,8 @@ const DOCKER: &str = "/etc/docker/daemon.json";
 const DEBIAN_CONTAINERD: &str = "version = 2\n\n[plugins]\n  [plugins.\"io.containerd.grpc.v1.cri\"]\n    [plugins.\"io.containerd.grpc.v1.cri\".cni]\n      bin_dir = \"/usr/lib/cni\"\n      conf_dir = \"/etc/cni/net.d\"\n  [plugins.\"io.containerd.internal.v1.opt\"]\n    path = \"/var/lib/containerd\"\n";
 /// What CRI-O's package installs, shortened.
 const CRIO: &str = "[crio.runtime]\ndefault_runtime = \"crun\"\n\n[crio.runtime.runtimes.crun]\nruntime_path = \"/usr/bin/crun\"\nruntime_root = \"/run/crun\"\nmonitor_path = \"/usr/bin/conmon\"\nallowed_annotations = [\"io.containers.trace-syscall\"]\n";
+/// The engines' programs that the test of power cuts does without.
+const PROGRAMS: [&str; 2] = ["/usr/bin/containerd", "/usr/sbin/dockerd"];
 /// Folders that the tests write to, over the machine's own.
 const COVERED: [&str; 4] = ["/etc", "/usr/libexec", "/var/lib", "/run"];
 /// Where engines and acctguard keep what install may change.
@@ -59,12 +61,7 @@ impl Node {
         let folder = tempfile::Builder::new().prefix("install-").tempdir().expect("folder");
         mount(Some("tmpfs"), folder.path(), Some("tmpfs"), MsFlags::empty(), Some("mode=755")).expect("mount a tmpfs");
         let node = Self { folder };
-        for covered in COVERED {
-            let (upper, work) = (node.scratch(&format!("upper{covered}")), node.scratch(&format!("work{covered}")));
-            let options = format!("lowerdir={covered},upperdir={},workdir={}", upper.display(), work.display());
-            mount(Some("overlay"), covered, Some("overlay"), MsFlags::empty(), Some(options.as_str()))
-                .expect("mount an overlay");
-        }
+        COVERED.iter().for_each(|covered| node.cover(covered));
         // podman's storage takes no overlay below it
         fs::create_dir_all("/var/lib/containers").expect("folder");
         mount(Some("tmpfs"), "/var/lib/containers", Some("tmpfs"), MsFlags::empty(), Some("mode=755"))
@@ -89,6 +86,21 @@ impl Node {
         node
     }
 
+    /// From now on what is written to `folder` goes elsewhere.
+    fn cover(&self, folder: &str) {
+        let (upper, work) = (self.scratch(&format!("upper{folder}")), self.scratch(&format!("work{folder}")));
+        let options = format!("lowerdir={folder},upperdir={},workdir={}", upper.display(), work.display());
+        mount(Some("overlay"), folder, Some("overlay"), MsFlags::empty(), Some(options.as_str()))
+            .expect("mount an overlay");
+    }
+
+    /// Takes an engine's program away, which would be asked twice in every run.
+    fn without(&self, program: &str) {
+        let path = Path::new(program);
+        self.cover(path.parent().and_then(Path::to_str).expect("a folder"));
+        fs::remove_file(path).expect("remove");
+    }
+
     fn scratch(&self, name: &str) -> PathBuf {
         let path = self.folder.path().join(name.trim_start_matches('/'));
         fs::create_dir_all(&path).expect("folder");
@@ -99,6 +111,9 @@ impl Node {
 impl Drop for Node {
     fn drop(&mut self) {
         let _ = umount2("/var/lib/containers", MntFlags::MNT_DETACH);
+        for covered in PROGRAMS.iter().filter_map(|program| Path::new(program).parent()) {
+            let _ = umount2(covered, MntFlags::MNT_DETACH);
+        }
         for covered in COVERED {
             let _ = umount2(covered, MntFlags::MNT_DETACH);
         }
@@ -615,7 +630,8 @@ fn cut_at_every_change(
 
 #[test]
 fn a_power_cut_between_any_two_steps_is_made_good_by_the_next_run() {
-    let _node = Node::new();
+    let node = Node::new();
+    PROGRAMS.iter().for_each(|program| node.without(program));
     symlink("/usr/bin/crun", "/usr/libexec/crun").expect("links");
     for (engine, path, content) in [
         // a folder, a drop-in and an import
