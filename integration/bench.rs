@@ -17,11 +17,8 @@ use crate::harness::command::Done;
 use crate::harness::machine::{compiled, launcher};
 use crate::harness::node::{Node, Runtime, policy};
 
-/// How many nanoseconds the launcher may take where the execve(2) of a static C program takes `exec` of them: 2 ms, and in proportion on a
-/// machine where that alone takes more than half a millisecond.
-fn launcher_limit(exec: f64) -> f64 {
-    f64::max(2e6, 4.0 * exec)
-}
+/// How long the launcher may take.
+const LAUNCHER_LIMIT: Duration = Duration::from_millis(2);
 
 struct Bounds {
     rounds: usize,
@@ -316,11 +313,10 @@ fn main() -> ExitCode {
     measure_calls_and_starts(&nodes, &program, &bounds);
     let (share, exec) = measure_launcher(&nodes, &program, &bounds);
     let longest = share.max(measure_launcher_that_listens(&nodes, &program, &bounds));
-    let limit = launcher_limit(exec);
     println!("the launcher takes {:.1} times as long as an exec alone", longest / exec);
-    if longest < limit {
+    if longest < LAUNCHER_LIMIT.as_secs_f64() * 1e9 {
         return ExitCode::SUCCESS;
     }
-    println!("the launcher takes longer than {:.2} ms", limit / 1e6);
+    println!("the launcher takes longer than {} ms", LAUNCHER_LIMIT.as_millis());
     ExitCode::FAILURE
 }

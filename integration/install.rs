@@ -208,6 +208,7 @@ fn comes_and_goes(engine: &str, extra: &[&str], check: impl Fn(&str)) {
     assert_eq!(shown(), before, "a dry run changes nothing");
     let told = done(&install);
     assert!(told.contains("\nregistered with ") && told.contains("\nto do: "), "{told}");
+    assert!(told.contains("until the daemon answers"), "none runs here: {told}");
     let changed = shown();
     assert_ne!(changed, before);
     check(&told);

@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
+use acctguard::oci::engine_profile::DEFAULT_CAPABILITIES;
 use nix::mount::{MsFlags, mount};
 use serde_json::{Value, json};
 
@@ -169,23 +170,6 @@ impl Bundle {
     }
 }
 
-const ENGINE_CAPABILITIES: [&str; 14] = [
-    "CAP_CHOWN",
-    "CAP_DAC_OVERRIDE",
-    "CAP_FSETID",
-    "CAP_FOWNER",
-    "CAP_MKNOD",
-    "CAP_NET_RAW",
-    "CAP_SETGID",
-    "CAP_SETUID",
-    "CAP_SETFCAP",
-    "CAP_SETPCAP",
-    "CAP_NET_BIND_SERVICE",
-    "CAP_SYS_CHROOT",
-    "CAP_KILL",
-    "CAP_AUDIT_WRITE",
-];
-
 /// Everything that this process itself may give away.
 fn all_capabilities() -> Vec<String> {
     let bounding = caps::read(None, caps::CapSet::Bounding).expect("read the bounding set");
@@ -196,7 +180,7 @@ fn all_capabilities() -> Vec<String> {
 
 fn config(id: &str, spec: &Spec) -> Value {
     let capabilities = match spec.capabilities {
-        Capabilities::Engine => ENGINE_CAPABILITIES.map(str::to_owned).to_vec(),
+        Capabilities::Engine => DEFAULT_CAPABILITIES.map(str::to_owned).to_vec(),
         Capabilities::All => all_capabilities(),
     };
     let annotations: serde_json::Map<String, Value> =

@@ -10,6 +10,7 @@ use crate::cli::CommandError;
 use crate::cli::Outcome;
 use crate::cli::readable;
 use crate::config::Config;
+use crate::control::client::Client;
 use crate::engines::Engine;
 use crate::engines::EngineError;
 use crate::engines::engine_check::Judgement;
@@ -19,6 +20,7 @@ use crate::engines::plan::Node;
 use crate::engines::plan::Request;
 use crate::engines::registration;
 use crate::engines::registration::RegistrationError;
+use crate::model::diagnostic::chain;
 
 /// Where packages put the shim.
 pub const SHIM: &str = "/usr/libexec/acctguard/acctguard-runtime";
@@ -122,6 +124,7 @@ pub fn install(config: &Config, arguments: InstallArguments, mut output: impl Wr
     }
     line(&mut output, &format!("registered with {name}{version}: {what}"))?;
     tell_notes(&done.notes, &mut output)?;
+    tell_absent_daemon(config, &mut output)?;
     line(&mut output, &format!("to do: {}", engine.restart()))?;
     Ok(Outcome::Done)
 }
@@ -164,6 +167,13 @@ fn tell_recovered(engine: Engine, recovered: bool, dry_run: bool, output: &mut i
     let name = engine.name();
     let what = if dry_run { "would be taken back first" } else { "was taken back" };
     line(output, &format!("an earlier run for {name} was cut off; what it left {what}"))
+}
+
+/// Who registers acctguard on a node whose daemon does not run would learn it from containers that do not start.
+fn tell_absent_daemon(config: &Config, output: &mut impl Write) -> io::Result<()> {
+    let Err(error) = Client::connect(config) else { return Ok(()) };
+    let then = "until the daemon answers, new containers start unprotected or not at all, as policy and [supervisor] when_absent say";
+    line(output, &format!("note: {}; {then}", chain(&error)))
 }
 
 fn tell_notes(notes: &[String], output: &mut impl Write) -> io::Result<()> {
