@@ -1,4 +1,4 @@
-//! Programs under signals, frozen and stopped (`fixtures/signals.c`), through runc, whose calls a signal cancels, and
+//! Programs under signals, frozen and stopped (`fixtures/signals.c`, and Go's own in `fixtures/signals.go`), through runc, whose calls a signal cancels, and
 //! crun, whose calls wait killable, as those of an enforced workload do by the launcher's listener (signal(7), "Interruption of system calls"; seccomp_unotify(2)): they get on, nothing is done
 //! or told twice, and nobody sees an error that no signal gives without acctguard. A program that wants a listener of its own
 //! gets EBUSY from the kernel, and that is told.
@@ -18,7 +18,7 @@ use serde_json::json;
 use crate::harness::bundle::{Bundle, Spec};
 use crate::harness::command::{LIMIT, finish};
 use crate::harness::events::{container_id, of};
-use crate::harness::machine::compiled;
+use crate::harness::machine::{compiled, compiled_go, fixture};
 use crate::harness::node::{Node, PATIENCE, Runtime, policy};
 
 /// Rounds of twelve calls for each thread.
@@ -89,24 +89,29 @@ impl Outcomes {
 
 fn bundle(node: &Node, arguments: &[&str]) -> Bundle {
     static PROGRAM: OnceLock<Vec<u8>> = OnceLock::new();
+    static GO_PROGRAM: OnceLock<Vec<u8>> = OnceLock::new();
     let bundle = node.bundle(&Spec::new(arguments));
     bundle.put("/signals", PROGRAM.get_or_init(|| compiled("signals.c")), 0o755);
+    bundle.put("/signals-go", GO_PROGRAM.get_or_init(|| compiled_go(&fixture("signals.go"))), 0o755);
     // there before the seal, which grants it then
     std::fs::create_dir(bundle.path("/work")).expect("create folder");
     bundle
 }
 
 fn run(node: &Node, way: Way, words: &[&str]) -> Outcomes {
-    let arguments = [&["/signals"], words].concat();
+    run_program(node, way, &[&["/signals"], words].concat())
+}
+
+fn run_program(node: &Node, way: Way, arguments: &[&str]) -> Outcomes {
     let done = match way {
-        Way::Bare => node.run_bare(&bundle(node, &arguments)),
+        Way::Bare => node.run_bare(&bundle(node, arguments)),
         Way::Exec | Way::SealedExec => {
             let bundle = bundle(node, &["/bin/busybox", "sleep", "3600"]);
             node.create(&bundle).ok();
             finish(node.shim().arg("start").arg(&bundle.id)).ok();
-            node.exec(&bundle, &arguments)
+            node.exec(&bundle, arguments)
         }
-        _ => node.run(&bundle(node, &arguments)),
+        _ => node.run(&bundle(node, arguments)),
     };
     Outcomes::parse(&done.ok().stdout)
 }
@@ -120,14 +125,15 @@ fn assert_unharmed(outcomes: &Outcomes, lost: u64, what: &str) {
 
 fn files(runtime: Runtime, way: Way) {
     let node = way.node(runtime);
-    for kind in ["c", "go", "java"] {
+    let like_c: fn(&'static str) -> Vec<&'static str> = |kind| vec!["/signals", "files", kind];
+    for program in [like_c("c"), like_c("go"), like_c("java"), vec!["/signals-go"]] {
         for restart in ["restart", "norestart"] {
-            let words = ["files", kind, restart, ROUNDS, interval(runtime, way)];
-            let bare = run(&node, Way::Bare, &words);
+            let words = [program.as_slice(), &[restart, ROUNDS, interval(runtime, way)]].concat();
+            let bare = run_program(&node, Way::Bare, &words);
             assert_eq!(bare.number("interrupted"), 0, "the kernel interrupts none of these calls: {bare:?}");
             let begun = Instant::now();
-            let guarded = run(&node, way, &words);
-            let what = format!("{runtime:?} {way:?} {kind} {restart}");
+            let guarded = run_program(&node, way, &words);
+            let what = format!("{runtime:?} {way:?} {} {restart}", program.join(" "));
             println!(
                 "{what}: {} signals, {} EINTR, {} doubled, {} ms",
                 guarded.number("caught"),

@@ -14,7 +14,7 @@ use acctguard::model::policy::Ground;
 use super::outcome::Outcome;
 use super::starts::Starts;
 use crate::harness::bundle::{Bundle, Spec};
-use crate::harness::machine::{repository, rootfs};
+use crate::harness::machine::{compiled_c, compiled_go, repository, rootfs};
 use crate::harness::node::{Node, Runtime};
 
 /// How long all programs together may take to begin, or to end.
@@ -297,33 +297,15 @@ fn sources() -> PathBuf {
     repository().join("integration/chaos/load")
 }
 
-fn compiled(mut compiler: Command, what: &str) -> Vec<u8> {
-    let folder = tempfile::tempdir().expect("temporary folder");
-    let output = folder.path().join("program");
-    let status = compiler.arg("-o").arg(&output).arg(sources().join(what)).current_dir(folder.path()).status();
-    assert!(status.is_ok_and(|status| status.success()), "{what} could not be compiled: see the lines above");
-    fs::read(output).expect("read the compiled program")
-}
-
 /// The static program of `load.c`.
 pub fn c_program() -> &'static [u8] {
     static PROGRAM: OnceLock<Vec<u8>> = OnceLock::new();
-    PROGRAM.get_or_init(|| {
-        let mut compiler = Command::new("gcc");
-        compiler.args(["-static", "-O1", "-Wall", "-Wextra", "-Werror"]);
-        compiled(compiler, "load.c")
-    })
+    PROGRAM.get_or_init(|| compiled_c(&sources().join("load.c")))
 }
 
 fn go_program() -> &'static [u8] {
     static PROGRAM: OnceLock<Vec<u8>> = OnceLock::new();
-    PROGRAM.get_or_init(|| {
-        let mut compiler = Command::new("go");
-        // its caches go with this program's folder
-        let cache = tempfile::tempdir().expect("temporary folder");
-        compiler.env("CGO_ENABLED", "0").env("GOCACHE", cache.path()).env("GOFLAGS", "").args(["build"]);
-        compiled(compiler, "load.go")
-    })
+    PROGRAM.get_or_init(|| compiled_go(&sources().join("load.go")))
 }
 
 /// CLOCK_MONOTONIC as the programs print it, in nanoseconds, and when it was that.

@@ -140,16 +140,38 @@ pub fn calls_program() -> &'static [u8] {
 
 /// The static program of a C source in `fixtures`, or of all those in a folder there.
 pub fn compiled(source: &str) -> Vec<u8> {
+    compiled_c(&fixture(source))
+}
+
+/// The static program of a C source, or of all those in a folder.
+pub fn compiled_c(source: &Path) -> Vec<u8> {
+    let mut compiler = Command::new("gcc");
+    compiler.args(["-static", "-O1", "-Wall", "-Wextra", "-Werror"]);
+    compiled_by(compiler, &sources(source), "gcc and libc6-dev")
+}
+
+/// The static program of a Go source.
+pub fn compiled_go(source: &Path) -> Vec<u8> {
+    let mut compiler = Command::new("go");
+    // its caches go with this program's folder
+    let cache = tempfile::tempdir().expect("temporary folder");
+    compiler.env("CGO_ENABLED", "0").env("GOCACHE", cache.path()).env("GOFLAGS", "").arg("build");
+    compiled_by(compiler, &[source.to_owned()], "golang-go")
+}
+
+/// A source of those in `fixtures`.
+pub fn fixture(name: &str) -> PathBuf {
+    repository().join("integration/fixtures").join(name)
+}
+
+fn compiled_by(mut compiler: Command, sources: &[PathBuf], packages: &str) -> Vec<u8> {
     let folder = tempfile::tempdir().expect("temporary folder");
     let output = folder.path().join("program");
-    let status = Command::new("gcc")
-        .args(["-static", "-O1", "-Wall", "-Wextra", "-Werror", "-o"])
-        .arg(&output)
-        .args(sources(&repository().join("integration/fixtures").join(source)))
-        .status()
-        .expect("start gcc: install the Debian packages gcc and libc6-dev");
-    assert!(status.success(), "gcc could not compile fixtures/{source}");
-    std::fs::read(output).expect("read the compiled fixture")
+    let status = compiler.arg("-o").arg(&output).args(sources).current_dir(folder.path()).status();
+    let status =
+        status.unwrap_or_else(|error| panic!("start {compiler:?}: {error}; install the Debian packages {packages}"));
+    assert!(status.success(), "{sources:?} could not be compiled: see the lines above");
+    std::fs::read(output).expect("read the compiled program")
 }
 
 fn sources(path: &Path) -> Vec<PathBuf> {

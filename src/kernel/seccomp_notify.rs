@@ -324,6 +324,13 @@ impl AsFd for Listener {
     }
 }
 
+/// The instructions of a filter that allows all: `BPF_RET | BPF_K` of `SECCOMP_RET_ALLOW` (linux/bpf_common.h, linux/seccomp.h).
+pub const ALLOW_ALL: [u8; 8] = {
+    let [a, b] = 0x06_u16.to_ne_bytes();
+    let [c, d, e, f] = 0x7fff_0000_u32.to_ne_bytes();
+    [a, b, 0, 0, c, d, e, f]
+};
+
 /// Installs the filter of which `program` are the instructions (`struct sock_filter`, eight bytes each) on the calling thread, with a
 /// listener. `flags`: those of seccomp(2) besides.
 ///

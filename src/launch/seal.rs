@@ -9,6 +9,8 @@
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::ffi::OsString;
+use std::fs::File;
+use std::io::Read;
 use std::os::fd::AsFd;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
@@ -80,7 +82,7 @@ pub enum SealError {
 /// # Errors
 /// [`SealError`]; the process is then as free as before.
 pub fn seal(databases: &[DatabasePath]) -> Result<(), SealError> {
-    let mountinfo = std::fs::read("/proc/self/mountinfo").map_err(SealError::Mounts)?;
+    let mountinfo = mountinfo().map_err(SealError::Mounts)?;
     let sealed = Sealed::of(databases, &mountinfo);
     let ruleset = Ruleset::default()
         .set_compatibility(CompatLevel::HardRequirement)
@@ -107,6 +109,13 @@ pub fn seal(databases: &[DatabasePath]) -> Result<(), SealError> {
     if status.ruleset == landlock::RulesetStatus::NotEnforced { Err(SealError::NotEnforced) } else { Ok(()) }
 }
 
+/// proc_pid_mountinfo(5), which the kernel makes anew for each read(2).
+fn mountinfo() -> std::io::Result<Vec<u8>> {
+    let mut text = Vec::with_capacity(1 << 16);
+    File::open("/proc/self/mountinfo")?.read_to_end(&mut text)?;
+    Ok(text)
+}
+
 /// Grants writing on every child of `directory` but the `sealed` ones, and goes on into those that lead further.
 fn grant_children(
     mut ruleset: RulesetCreated,
@@ -122,16 +131,18 @@ fn grant_children(
         names.push((OsStr::from_bytes(entry.file_name().to_bytes()).to_owned(), entry.file_type()));
     }
     for (name, kind) in names.iter().filter(|(name, _)| !is_dots(name)) {
-        let child = path.join(name);
         match sealed.names.get(name) {
             // symbolic links need no right: what counts is where they lead
             None if *kind == Some(Type::Symlink) => {}
-            None => ruleset = grant(ruleset, listing.as_fd(), name, &child)?,
+            None => {
+                ruleset = grant(ruleset, listing.as_fd(), name)
+                    .map_err(|source| SealError::Grant { path: path.join(name), source })?;
+            }
             Some(further) if !further.names.is_empty() => match open_directory(listing.as_fd(), name) {
-                Ok(directory) => ruleset = grant_children(ruleset, directory, &child, further, kept)?,
+                Ok(directory) => ruleset = grant_children(ruleset, directory, &path.join(name), further, kept)?,
                 // a link or a file where a directory should be: nothing below it, and it stays sealed itself
                 Err(Errno::ENOTDIR | Errno::ELOOP | Errno::ENOENT) => {}
-                Err(source) => return Err(list_error(&child, source)),
+                Err(source) => return Err(list_error(&path.join(name), source)),
             },
             Some(_) => keep(listing.as_fd(), name, kept),
         }
@@ -183,16 +194,13 @@ fn grant(
     ruleset: RulesetCreated,
     directory: impl AsFd,
     name: &OsStr,
-    path: &Path,
-) -> Result<RulesetCreated, SealError> {
+) -> Result<RulesetCreated, landlock::RulesetError> {
     let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     let Ok(child) = nix::fcntl::openat(directory, name, flags, Mode::empty()) else {
         // gone meanwhile, or out of this user's reach: no right is the safe side
         return Ok(ruleset);
     };
-    ruleset
-        .add_rule(PathBeneath::new(child, AccessFs::from_write(SEAL_ABI)))
-        .map_err(|source| SealError::Grant { path: path.to_owned(), source })
+    ruleset.add_rule(PathBeneath::new(child, AccessFs::from_write(SEAL_ABI)))
 }
 
 fn open_directory(directory: impl AsFd, name: &OsStr) -> Result<OwnedFd, Errno> {

@@ -63,17 +63,18 @@ fn with_companions(database: &DatabasePath) -> Vec<PathBuf> {
     all
 }
 
-/// What the symbolic links on the ways contain, each read once; `None` for what is none.
+/// What the symbolic links on the ways contain, each read once; `None` for what is none. By the bytes of their paths: to compare
+/// paths by their components took longer than all calls of the kernel here.
 #[derive(Debug, Default)]
-struct Links(BTreeMap<PathBuf, Option<PathBuf>>);
+struct Links(BTreeMap<OsString, Option<PathBuf>>);
 
 impl Links {
     fn read(&mut self, path: &Path) -> Option<PathBuf> {
-        if let Some(known) = self.0.get(path) {
+        if let Some(known) = self.0.get(path.as_os_str()) {
             return known.clone();
         }
         let target = std::fs::read_link(path).ok();
-        self.0.insert(path.to_owned(), target.clone());
+        self.0.insert(path.as_os_str().to_owned(), target.clone());
         target
     }
 
@@ -141,21 +142,29 @@ impl Mounts {
 
     /// Where else the mounts show what lies at `path`.
     fn aliases(&self, path: &Path) -> Vec<PathBuf> {
-        let holding = self.0.iter().filter(|mount| path.starts_with(&mount.place));
-        let Some(holding) = holding.max_by_key(|mount| mount.place.components().count()) else {
-            return Vec::new();
-        };
-        let Ok(rest) = path.strip_prefix(&holding.place) else { return Vec::new() };
-        let in_file_system = join(&holding.root, rest);
+        let path = path.as_os_str().as_bytes();
+        let holding = self.0.iter().filter_map(|mount| Some((mount, below(path, mount.place.as_os_str().as_bytes())?)));
+        let Some((holding, rest)) = holding.min_by_key(|(_, rest)| rest.len()) else { return Vec::new() };
+        let in_file_system = join(holding.root.as_os_str().as_bytes(), rest);
         let others = self.0.iter().filter(|mount| mount.device == holding.device);
-        let shown = others.filter_map(|mount| Some(join(&mount.place, in_file_system.strip_prefix(&mount.root).ok()?)));
-        shown.filter(|alias| alias != path).collect()
+        let shown = others.filter_map(|mount| {
+            let rest = below(&in_file_system, mount.root.as_os_str().as_bytes())?;
+            Some(join(mount.place.as_os_str().as_bytes(), rest))
+        });
+        shown.filter(|alias| alias != path).map(|alias| PathBuf::from(OsString::from_vec(alias))).collect()
     }
 }
 
-/// `Path::join` without a slash at the end for an empty `rest`.
-fn join(base: &Path, rest: &Path) -> PathBuf {
-    if rest.as_os_str().is_empty() { base.to_owned() } else { base.join(rest) }
+/// What is left of `path` below `folder`, or of `folder` itself; by bytes, for paths without double slashes and dots.
+fn below<'a>(path: &'a [u8], folder: &[u8]) -> Option<&'a [u8]> {
+    let rest = path.strip_prefix(folder.strip_suffix(b"/").unwrap_or(folder))?;
+    if rest.is_empty() { Some(rest) } else { rest.strip_prefix(b"/") }
+}
+
+/// The path of `rest` below `folder`, or of `folder` itself.
+fn join(folder: &[u8], rest: &[u8]) -> Vec<u8> {
+    let between: &[u8] = if rest.is_empty() || folder.ends_with(b"/") { b"" } else { b"/" };
+    [folder, between, rest].concat()
 }
 
 /// Blanks, tabs, newlines and backslashes are written as `\040` and so on (proc_pid_mountinfo(5)).

@@ -102,7 +102,7 @@ mod tests {
     use crate::oci::seccomp_closed;
     use crate::oci::seccomp_merge;
     use crate::oci::seccomp_merge::Merge;
-    use crate::oci::seccomp_program::Foreign;
+    use crate::oci::seccomp_program::Installer;
     use crate::oci::seccomp_proof;
     use crate::oci::seccomp_proof::ARCHITECTURES;
     use crate::oci::seccomp_proof::Call;
@@ -141,7 +141,7 @@ mod tests {
             let compile = |section: &Value| seccomp_proof::compile(section).expect("compiles");
             let (before, runtimes) = (compile(&before), compile(&section));
             let profile = Profile::parse(&section).expect("parses");
-            let own = seccomp_proof::compile_profile(&notifying(&profile), Foreign::LetGo).expect("compiles");
+            let own = seccomp_proof::compile_profile(&notifying(&profile), Installer::Launcher).expect("compiles");
             let values = seccomp_proof::interesting(&profile);
             let mut state = 7;
             let asking = ARCHITECTURES.map(|(architecture, name, _)| {

@@ -31,13 +31,14 @@ pub enum ProgramError {
     Value(u64),
 }
 
-/// What is done with calls of an architecture that the profile does not list.
+/// Who installs a program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Foreign {
-    /// The caller is killed, as by runtimes (seccomp_attr_set(3), `SCMP_FLTATR_ACT_BADARCH`).
-    Killed,
-    /// They are let go.
-    LetGo,
+pub enum Installer {
+    /// A runtime: a caller of an architecture that the profile does not list is killed (seccomp_attr_set(3), `SCMP_FLTATR_ACT_BADARCH`).
+    Runtime,
+    /// The launcher, beside a runtime's, which judges those callers: they are let go. The calls are found by a binary tree, because the
+    /// kernel tries every call there is as it installs a filter (kernel/seccomp.c, `seccomp_cache_prepare`): 0.1 ms for 0.2.
+    Launcher,
 }
 
 /// The version of libseccomp by which programs are compiled here, as `2.5.4`.
@@ -51,10 +52,10 @@ pub fn library_version() -> Option<[u32; 3]> {
 ///
 /// # Errors
 /// [`ProgramError`].
-pub fn write(profile: &Profile, foreign: Foreign, file: impl AsFd) -> Result<(), ProgramError> {
+pub fn write(profile: &Profile, installer: Installer, file: impl AsFd) -> Result<(), ProgramError> {
     let mut filter = ScmpFilterContext::new(action(profile.default)?)?;
-    if foreign == Foreign::LetGo {
-        filter.set_act_badarch(ScmpAction::Allow)?;
+    if installer == Installer::Launcher {
+        filter.set_act_badarch(ScmpAction::Allow)?.set_ctl_optimize(2)?;
     }
     for name in profile.architectures.iter().flatten() {
         let known: ScmpArch = name.parse().map_err(|_| ProgramError::Architecture(name.clone()))?;

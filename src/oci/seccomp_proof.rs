@@ -21,7 +21,7 @@ use crate::oci::seccomp_merge::merge;
 use crate::oci::seccomp_profile::Action;
 use crate::oci::seccomp_profile::Profile;
 use crate::oci::seccomp_program;
-use crate::oci::seccomp_program::Foreign;
+use crate::oci::seccomp_program::Installer;
 
 pub(super) const LISTENER: Listener<'_> = Listener { path: "/run/acctguard/listener.sock", metadata: "acctguard/1" };
 
@@ -111,13 +111,13 @@ impl Filter {
 /// Compiles a section as runtimes do.
 pub(super) fn compile(section: &Value) -> Result<Filter, String> {
     let profile = Profile::parse(section).map_err(|error| error.to_string())?;
-    compile_profile(&profile, Foreign::Killed)
+    compile_profile(&profile, Installer::Runtime)
 }
 
 /// Compiles a profile.
-pub(super) fn compile_profile(profile: &Profile, foreign: Foreign) -> Result<Filter, String> {
+pub(super) fn compile_profile(profile: &Profile, installer: Installer) -> Result<Filter, String> {
     let mut file = tempfile::tempfile().map_err(|error| error.to_string())?;
-    seccomp_program::write(profile, foreign, &file).map_err(|error| error.to_string())?;
+    seccomp_program::write(profile, installer, &file).map_err(|error| error.to_string())?;
     let mut bytes = Vec::new();
     file.rewind().and_then(|()| file.read_to_end(&mut bytes)).map_err(|error| error.to_string())?;
     Ok(Filter::parse(&bytes))

@@ -18,7 +18,7 @@ use crate::oci::launcher_edit;
 use crate::oci::launcher_listener;
 use crate::oci::seccomp_profile::Profile;
 use crate::oci::seccomp_program;
-use crate::oci::seccomp_program::Foreign;
+use crate::oci::seccomp_program::Installer;
 use crate::runtime_shim::Call;
 use crate::runtime_shim::signals;
 use crate::runtime_shim::signals::Cannot;
@@ -81,7 +81,7 @@ pub fn filter(spec: &Value) -> Result<OwnedFd, String> {
     let failed = |error: &dyn std::fmt::Display| format!("the launcher's filter cannot be made: {error}");
     let memory = rustix::fs::memfd_create("acctguard-filter", MemfdFlags::CLOEXEC).map_err(|errno| failed(&errno))?;
     let mut memory = File::from(memory);
-    seccomp_program::write(&launcher_listener::notifying(&profile), Foreign::LetGo, &memory)
+    seccomp_program::write(&launcher_listener::notifying(&profile), Installer::Launcher, &memory)
         .map_err(|error| failed(&chain(&error)))?;
     let mut program = Vec::new();
     memory.rewind().and_then(|()| memory.read_to_end(&mut program)).map_err(|error| failed(&error))?;
