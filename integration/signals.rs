@@ -113,7 +113,10 @@ fn run_program(node: &Node, way: Way, arguments: &[&str]) -> Outcomes {
         }
         _ => node.run(&bundle(node, arguments)),
     };
-    Outcomes::parse(&done.ok().stdout)
+    let done = done.ok();
+    // what failed or was done twice
+    eprint!("{}", done.stderr);
+    Outcomes::parse(&done.stdout)
 }
 
 /// Nothing was done twice but what `lost` answers explain, nothing failed, and no descriptor was put in twice and left.

@@ -14,6 +14,10 @@ use crate::kernel::process::field;
 use crate::kernel::process::numbers;
 use crate::kernel::process::open_process;
 use crate::kernel::process::read_file;
+use crate::kernel::raw::questions;
+
+/// `KCMP_VM`, `KCMP_FILES` and `KCMP_FS` (linux/kcmp.h).
+const SHARED_BY_THREADS: [i32; 3] = [1, 2, 3];
 
 /// What file operations of a thread are checked against, credentials(7). Ids as our user namespace numbers them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -113,6 +117,17 @@ fn parse_credentials(text: &[u8]) -> Option<ThreadCredentials> {
         bounding_capabilities: set(b"CapBnd:")?,
         umask: numbers(field(text, b"Umask:")?, 8)?.first().copied()?,
     })
+}
+
+/// Whether a file operation means and may the same, whichever of two threads makes it: they share memory, descriptors, root and working
+/// directory (kcmp(2)), and have the same credentials. False where it cannot be told.
+#[must_use]
+pub fn are_alike(one: u32, other: u32) -> bool {
+    let (Ok(first), Ok(second)) = (i32::try_from(one), i32::try_from(other)) else { return false };
+    let credentials = |tid| StatusFile::open(tid).and_then(|file| file.credentials());
+    let shares = |kind| questions::share(first, second, kind) == Ok(true);
+    SHARED_BY_THREADS.into_iter().all(shares)
+        && credentials(one).is_ok_and(|first| credentials(other).is_ok_and(|second| first == second))
 }
 
 /// The namespaces of thread `tid` of these kinds, as `/proc/TID/ns` names them (namespaces(7)).
@@ -222,6 +237,34 @@ mod tests {
         assert_eq!(parse_limit(text, Limit::FileBytes), Some(None));
         assert_eq!(parse_limit(b"Max open files  many", Limit::OpenFiles), None);
         assert_eq!(parse_limit(b"", Limit::FileBytes), None);
+    }
+
+    #[test]
+    fn threads_of_a_process_are_alike_until_one_has_a_working_directory_of_its_own() {
+        let own = std::process::id();
+        let (asks, asked) = std::sync::mpsc::channel::<()>();
+        let (tells, told) = std::sync::mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            tells.send(rustix::thread::gettid().as_raw_nonzero().get().unsigned_abs()).expect("send");
+            asked.recv().expect("go on");
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_FS).expect("unshare");
+            tells.send(0).expect("send");
+            asked.recv().unwrap_or(());
+        });
+        let other = told.recv().expect("tid");
+        assert!(are_alike(own, other) && are_alike(own, own));
+        asks.send(()).expect("send");
+        told.recv().expect("done");
+        assert!(!are_alike(own, other));
+        drop(asks);
+        thread.join().expect("thread");
+        assert!(!are_alike(own, other), "one that has ended");
+        let child = fork_for_test(|| {
+            std::thread::sleep(std::time::Duration::from_secs(60));
+            0
+        });
+        assert!(!are_alike(own, child.pid()), "another process");
+        child.kill();
     }
 
     /// "EMFILE: the per-process limit on the number of open file descriptors has been reached" (open(2)).

@@ -36,7 +36,7 @@ const EVERY: &str = "\
 /// Looking at files and processes.
 const LOOKS: &str = "\
     access faccessat faccessat2 fadvise64 fgetxattr flistxattr fstatfs getcwd getdents getdents64 getpgid getsid getxattr \
-    getxattrat lgetxattr listxattr listxattrat llistxattr lstat name_to_handle_at open open_by_handle_at openat openat2 \
+    getxattrat kcmp lgetxattr listxattr listxattrat llistxattr lstat name_to_handle_at open open_by_handle_at openat openat2 \
     pidfd_getfd pidfd_open pidfd_send_signal process_vm_readv readahead readlink readlinkat stat statfs statmount listmount";
 
 /// Changing files of our own: SQLite's and std's ways.

@@ -52,6 +52,16 @@ pub fn knows_filter_flags(flags: u64) -> bool {
     check(returned).err() == Some(Errno::FAULT)
 }
 
+/// Whether two threads share a resource of that kind (`KCMP_FILES` …, linux/kcmp.h), kcmp(2). Needs to be allowed to trace both.
+///
+/// # Errors
+/// `ESRCH` for a thread that is gone, `EPERM`, `ENOSYS` from a kernel without `CONFIG_KCMP`.
+pub fn share(one: i32, other: i32, kind: i32) -> Result<bool, Errno> {
+    // SAFETY: for a kind but KCMP_EPOLL_TFD, which is not asked for, the last two arguments are not looked at: numbers only.
+    let order = check(unsafe { libc::syscall(libc::SYS_kcmp, one, other, kind, 0_usize, 0_usize) })?;
+    Ok(order == 0)
+}
+
 /// From now on this process and its children have no memory that is writable and executable, and none becomes executable:
 /// PR_SET_MDWE(2const) with `PR_MDWE_REFUSE_EXEC_GAIN`. For good.
 ///

@@ -19,6 +19,26 @@ use crate::supervise::target::TargetError;
 /// Something asked, and what came of it.
 type Known<Question, Answer> = RefCell<Vec<(Question, Result<Answer, TargetError>)>>;
 
+/// A part of a process's memory, as it was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReadMemory {
+    /// Where.
+    pub address: u64,
+    /// What lay there.
+    pub bytes: Vec<u8>,
+    /// Whether it was read to the zero that ends a path; else so many bytes were.
+    pub is_path: bool,
+}
+
+/// The memory of a process that made a call, each part of it read once.
+pub trait Memory {
+    /// Everything that was read: equal for a call that is issued again.
+    fn read_so_far(&self) -> Vec<ReadMemory>;
+
+    /// What lies at `address`, read as `other` was of another address; `None` when it cannot be read. It is no part of what was read.
+    fn read_like(&self, other: &ReadMemory, address: u64) -> Option<Vec<u8>>;
+}
+
 /// A thread that waits for an answer, with a memory.
 pub struct Remembering<'a> {
     live: LiveTarget<'a>,
@@ -88,14 +108,25 @@ impl<'a> Remembering<'a> {
         self.asked.borrow_mut().extend(searched.unwrap_or_default());
         place
     }
+}
 
-    /// Everything that was read of the process's memory: equal for a call that is issued again.
-    #[must_use]
-    pub fn read_so_far(&self) -> Vec<Vec<u8>> {
-        let paths = self.paths.borrow();
-        let bytes = self.bytes.borrow();
-        let read = paths.iter().filter_map(|(_, read)| read.clone().ok());
-        read.chain(bytes.iter().filter_map(|(_, read)| read.clone().ok())).collect()
+impl Memory for Remembering<'_> {
+    fn read_so_far(&self) -> Vec<ReadMemory> {
+        let (paths, bytes) = (self.paths.borrow(), self.bytes.borrow());
+        let paths = paths.iter().map(|(address, read)| (*address, read, true));
+        let all = paths.chain(bytes.iter().map(|((address, _), read)| (*address, read, false)));
+        let known = all.filter_map(|(address, read, is_path)| Some((address, read.clone().ok()?, is_path)));
+        known.map(|(address, bytes, is_path)| ReadMemory { address, bytes, is_path }).collect()
+    }
+
+    fn read_like(&self, other: &ReadMemory, address: u64) -> Option<Vec<u8>> {
+        let known =
+            self.read_so_far().into_iter().find(|read| read.address == address && read.is_path == other.is_path);
+        match known {
+            Some(read) => Some(read.bytes),
+            None if other.is_path => self.live.path(address).ok(),
+            None => self.live.bytes(address, other.bytes.len()).ok(),
+        }
     }
 }
 

@@ -18,6 +18,7 @@ use crate::supervise::broker;
 use crate::supervise::broker::Caller;
 use crate::supervise::broker::CannotCarryOut;
 use crate::supervise::broker::CarriedOut;
+use crate::supervise::broker::remembering::Memory;
 use crate::supervise::broker::remembering::Remembering;
 use crate::supervise::decode::Request;
 use crate::supervise::live_target::LiveTarget;
@@ -113,12 +114,11 @@ impl Supervisor {
 
     /// The reply to the same call on the same arguments, carried out already or about to be, that a signal kept from its caller.
     fn kept(&mut self, notification: &Notification, target: &Remembering<'_>, now: Moment) -> Option<Reply> {
-        let read = target.read_so_far();
         let mut calls = self.unsettled.calls();
-        if calls.is_begun(self.hand().as_ref(), notification, &read) {
+        if calls.is_begun(self.hand().as_ref(), notification, target, |id| self.listener.is_valid(id)) {
             return Some(Reply::Later);
         }
-        let kept = calls.take(notification, &read, now)?;
+        let kept = calls.take(notification, target, now)?;
         drop(calls);
         self.last_deed = Some(kept.clone());
         Some(kept.reply)

@@ -13,6 +13,8 @@ use crate::kernel::seccomp_notify::Notification;
 use crate::kernel::thread;
 use crate::supervise::broker::Broker;
 use crate::supervise::broker::KeptSlot;
+use crate::supervise::broker::remembering::Memory;
+use crate::supervise::broker::remembering::ReadMemory;
 use crate::supervise::moment::Moment;
 
 /// A deed whose reply did not arrive is kept for so long: for as long as a signal handler may run.
@@ -34,24 +36,24 @@ pub(super) struct Meant {
 #[derive(Clone)]
 enum Read {
     /// Themselves.
-    Known(Vec<Vec<u8>>),
+    Known(Vec<ReadMemory>),
     /// What an earlier worker left of them.
     Digest(u64),
 }
 
 /// FNV-1a of all of it, by which workers of different versions mean the same; never 0.
-fn digest(read: &[Vec<u8>]) -> u64 {
+fn digest(read: &[ReadMemory]) -> u64 {
     const BASIS: u64 = 0xcbf2_9ce4_8422_2325;
     const PRIME: u64 = 0x0000_0100_0000_01b3;
     let of =
         |hash: u64, bytes: &[u8]| bytes.iter().fold(hash, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(PRIME));
-    let all = read.iter().fold(BASIS, |hash, argument| of(of(hash, &argument.len().to_le_bytes()), argument));
-    all.max(1)
+    let all = read.iter().map(|memory| &memory.bytes);
+    all.fold(BASIS, |hash, bytes| of(of(hash, &bytes.len().to_le_bytes()), bytes)).max(1)
 }
 
 impl Meant {
     /// `read` is what its arguments in memory are, as far as it is known.
-    pub(super) fn new(notification: &Notification, read: Vec<Vec<u8>>) -> Self {
+    pub(super) fn new(notification: &Notification, read: Vec<ReadMemory>) -> Self {
         let Notification { tid, nr, args, .. } = *notification;
         Self { tid, number: nr, arguments: args, read: Read::Known(read) }
     }
@@ -69,13 +71,41 @@ impl Meant {
         }
     }
 
-    /// Whether `notification` is the same call, its arguments in memory being `read`, of which only the beginning may be known yet.
-    pub(super) fn is(&self, notification: &Notification, read: &[Vec<u8>]) -> bool {
-        (self.tid, self.number, self.arguments) == (notification.tid, notification.nr, notification.args)
+    /// Whether `notification` is the same call, of whose arguments in `memory` only the beginning may be known yet.
+    ///
+    /// The kernel makes a call again in the same thread, from the same registers (signal(7), `SA_RESTART`). A program that is told EINTR
+    /// makes it again as it likes: Go's does in whichever of its threads is free, with its paths elsewhere in memory. That is the same
+    /// call for a thread that is like the first one: it either adopts what was done for that, or would find it done.
+    pub(super) fn is(&self, notification: &Notification, memory: &dyn Memory) -> bool {
+        let is_callers = self.tid == notification.tid;
+        self.number == notification.nr
+            && (is_callers && self.is_made_by_the_kernel(notification, memory)
+                || self.says_the_same(notification, memory)
+                    && (is_callers || thread::are_alike(self.tid, notification.tid)))
+    }
+
+    fn is_made_by_the_kernel(&self, notification: &Notification, memory: &dyn Memory) -> bool {
+        self.arguments == notification.args
             && match &self.read {
-                Read::Known(known) => read.iter().all(|argument| known.contains(argument)),
-                Read::Digest(known) => digest(read) == *known,
+                Read::Known(known) => memory.read_so_far().iter().all(|read| known.contains(read)),
+                Read::Digest(known) => digest(&memory.read_so_far()) == *known,
             }
+    }
+
+    /// Whether both give the same values and the same texts, wherever these lie.
+    fn says_the_same(&self, notification: &Notification, memory: &dyn Memory) -> bool {
+        let mut values = self.arguments.iter().zip(notification.args);
+        match &self.read {
+            Read::Known(known) => values.all(|(then, now)| match known.iter().find(|read| read.address == *then) {
+                Some(read) => memory.read_like(read, now).is_some_and(|bytes| bytes == read.bytes),
+                None => *then == now,
+            }),
+            Read::Digest(known) => {
+                let read = memory.read_so_far();
+                values.all(|(then, now)| *then == now || read.iter().any(|read| read.address == now))
+                    && digest(&read) == *known
+            }
+        }
     }
 }
 
@@ -124,14 +154,14 @@ impl Kept {
         }
     }
 
-    /// Its call came again, and may be interrupted again: under many signals for longer than the window.
-    pub(super) fn came_again(self, now: Moment) -> Self {
-        Self { at: now, ..self }
+    /// Its call came again as `notification`, and may be interrupted again: under many signals for longer than the window.
+    pub(super) fn came_again(self, notification: &Notification, memory: &dyn Memory, now: Moment) -> Self {
+        Self { at: now, meant: Meant::new(notification, memory.read_so_far()), ..self }
     }
 
-    /// Whether `notification` is the call that it was done for, its arguments in memory being `read`.
-    pub(super) fn is_of(&self, notification: &Notification, read: &[Vec<u8>], now: Moment) -> bool {
-        self.meant.is(notification, read) && !self.is_over(now)
+    /// Whether `notification` is the call that it was done for, its arguments lying in `memory`.
+    pub(super) fn is_of(&self, notification: &Notification, memory: &dyn Memory, now: Moment) -> bool {
+        self.meant.is(notification, memory) && !self.is_over(now)
     }
 
     /// Whether its caller was stopped or frozen ever since, and so did nothing but make its call again.
@@ -178,5 +208,48 @@ impl Reply {
     /// Whether it is of no use to the same call under another id: nothing was done for it, or somebody waits under its own.
     pub(super) const fn is_for_this_id_only(&self) -> bool {
         matches!(self, Self::Answer(Answer::Continue(_) | Answer::Interrupted) | Self::Later)
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    const GONE: u32 = 0;
+
+    /// A memory in which these texts lie; how many of them were read.
+    pub struct Texts<'a>(pub usize, pub &'a [(u64, &'a str)]);
+
+    impl Memory for Texts<'_> {
+        fn read_so_far(&self) -> Vec<ReadMemory> {
+            let memory =
+                |(address, text): &(u64, &str)| ReadMemory { address: *address, bytes: (*text).into(), is_path: true };
+            self.1[..self.0].iter().map(memory).collect()
+        }
+
+        fn read_like(&self, _other: &ReadMemory, address: u64) -> Option<Vec<u8>> {
+            self.1.iter().find(|(place, _)| *place == address).map(|(_, text)| (*text).into())
+        }
+    }
+
+    fn rename(tid: u32, old: u64, new: u64) -> Notification {
+        Notification { id: 1, tid, arch: 1, nr: 82, args: [old, new, 7, 0, 0, 0] }
+    }
+
+    #[test]
+    fn a_call_is_the_same_wherever_its_paths_lie_and_only_for_the_same_paths() {
+        let own = std::process::id();
+        let memory = Texts(2, &[(64, "/a"), (80, "/b")]);
+        let known = Meant::new(&rename(own, 64, 80), memory.read_so_far());
+        for meant in [&known, &Meant::left(&rename(own, 64, 80), known.digest())] {
+            assert!(meant.is(&rename(own, 64, 80), &memory));
+            assert!(meant.is(&rename(own, 128, 64), &Texts(2, &[(128, "/a"), (64, "/b")])), "elsewhere in memory");
+            assert!(!meant.is(&rename(own, 64, 80), &Texts(2, &[(64, "/b"), (80, "/a")])), "the other way round");
+            assert!(!meant.is(&rename(GONE, 64, 80), &memory), "a thread that is not like it");
+            let other_value = Notification { args: [64, 80, 8, 0, 0, 0], ..rename(own, 64, 80) };
+            assert!(!meant.is(&other_value, &memory));
+        }
+        assert!(known.is(&rename(own, 128, 64), &Texts(0, &[(128, "/a"), (64, "/b")])), "nothing was read yet");
+        assert!(!known.is(&rename(own, 128, 64), &Texts(0, &[(128, "/b"), (64, "/a")])), "that neither");
     }
 }

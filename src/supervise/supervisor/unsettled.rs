@@ -16,6 +16,7 @@ use std::sync::PoisonError;
 
 use crate::kernel::seccomp_notify::Notification;
 use crate::supervise::broker::hand::Hand;
+use crate::supervise::broker::remembering::Memory;
 use crate::supervise::moment::Moment;
 use crate::supervise::supervisor::reply::Kept;
 use crate::supervise::supervisor::reply::Meant;
@@ -78,10 +79,18 @@ impl Calls {
         self.begun.retain(|begun| !Arc::ptr_eq(&begun.hand, hand));
     }
 
-    /// Whether another than whoever has `hand` is at the call that came again as `notification`, with `read` in memory, and answers it.
-    pub(super) fn is_begun(&mut self, hand: Option<&Arc<Hand>>, notification: &Notification, read: &[Vec<u8>]) -> bool {
+    /// Whether another than whoever has `hand` is at the call that came again as `notification`, its arguments lying in `memory`, and answers it.
+    /// `waits` tells whether whoever made the call of an id still does: of two threads that ask for the same each gets its own.
+    pub(super) fn is_begun(
+        &mut self,
+        hand: Option<&Arc<Hand>>,
+        notification: &Notification,
+        memory: &dyn Memory,
+        waits: impl Fn(u64) -> bool,
+    ) -> bool {
         let others = self.begun.iter_mut().filter(|begun| hand.is_none_or(|hand| !Arc::ptr_eq(&begun.hand, hand)));
-        let mut same = others.filter(|begun| begun.meant.is(notification, read));
+        let is_over = |call: &Notification| call.tid == notification.tid || !waits(call.id);
+        let mut same = others.filter(|begun| begun.meant.is(notification, memory) && is_over(&begun.call));
         same.any(|begun| {
             let waits = begun.hand.comes_again(notification);
             if waits {
@@ -92,9 +101,9 @@ impl Calls {
     }
 
     /// What was done for the same call on the same arguments, if it was.
-    pub(super) fn take(&mut self, notification: &Notification, read: &[Vec<u8>], now: Moment) -> Option<Kept> {
-        let position = self.undelivered.iter().position(|kept| kept.is_of(notification, read, now))?;
-        Some(self.undelivered.remove(position)?.came_again(now))
+    pub(super) fn take(&mut self, notification: &Notification, memory: &dyn Memory, now: Moment) -> Option<Kept> {
+        let position = self.undelivered.iter().position(|kept| kept.is_of(notification, memory, now))?;
+        Some(self.undelivered.remove(position)?.came_again(notification, memory, now))
     }
 
     /// The reply to it did not arrive.
@@ -112,24 +121,33 @@ mod tests {
     use super::*;
     use crate::kernel::shared_area::SharedArea;
     use crate::supervise::broker::InFlight;
+    use crate::supervise::supervisor::reply::tests::Texts;
 
     #[test]
     fn a_call_that_comes_again_is_left_to_whoever_is_at_it() {
-        let call = |id, tid, address| Notification { id, tid, arch: 1, nr: 87, args: [address, 0, 0, 0, 0, 0] };
+        // beyond any thread there is (PID_MAX_LIMIT)
+        let number = |tid: u32| tid + (1 << 30);
+        let call =
+            |id, tid, address| Notification { id, tid: number(tid), arch: 1, nr: 87, args: [address, 0, 0, 0, 0, 0] };
         let area = Arc::new(SharedArea::create(2).expect("area"));
         let own = area.slot(0).expect("slot");
         let in_flight = InFlight { area: Arc::clone(&area), slot: 0, ledger: Arc::new(own.ledger()) };
         let (first, second) = (Arc::<Hand>::default(), Arc::<Hand>::default());
-        let path = vec![b"/big".to_vec()];
+        let path = Texts(1, &[(64, "/big")]);
         let mut calls = Calls::default();
-        calls.begins(&first, Meant::new(&call(1, 5, 64), path.clone()), call(1, 5, 64));
-        let comes = |calls: &mut Calls, hand, call, read: &[Vec<u8>]| calls.is_begun(Some(hand), &call, read);
+        calls.begins(&first, Meant::new(&call(1, 5, 64), path.read_so_far()), call(1, 5, 64));
+        let comes =
+            |calls: &mut Calls, hand, call, memory: &dyn Memory| calls.is_begun(Some(hand), &call, memory, |_| false);
         assert!(!comes(&mut calls, &second, call(2, 5, 64), &path), "its thread was not relieved");
         assert!(first.set_aside(&call(1, 5, 64), &own.ledger(), &in_flight));
         assert!(!comes(&mut calls, &first, call(2, 5, 64), &path), "itself");
         assert!(!comes(&mut calls, &second, call(2, 6, 64), &path), "another thread");
         assert!(!comes(&mut calls, &second, call(2, 5, 65), &path), "another argument");
-        assert!(!comes(&mut calls, &second, call(2, 5, 64), &[b"/other".to_vec()]), "another file");
+        assert!(!comes(&mut calls, &second, call(2, 5, 64), &Texts(1, &[(64, "/other")])), "another file");
+        assert!(
+            comes(&mut calls, &second, call(2, 5, 65), &Texts(1, &[(65, "/big")])),
+            "the same path elsewhere in memory"
+        );
         assert!(comes(&mut calls, &second, call(2, 5, 64), &path));
         assert_eq!(calls.as_it_came_last(&first), Some(call(2, 5, 64)));
         assert_eq!(first.aside(), Some(call(2, 5, 64)));
