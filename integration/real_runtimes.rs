@@ -87,6 +87,7 @@ mod harness;
 mod hung;
 mod keeper;
 mod landlock;
+mod late_identity;
 mod launcher_listener;
 mod mounts;
 mod neighbours;
