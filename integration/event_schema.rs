@@ -64,7 +64,12 @@ fn creator() -> Creator {
         ancestry: vec![process()],
         service_account: text("system:serviceaccount:ci:deployer"),
         principal: text("alice@example.org"),
+        owner: Some(owner()),
     }
+}
+
+fn owner() -> Owner {
+    Owner { kind: "ReplicaSet".into(), name: text("web-6b8f"), told_by: "label pod-template-hash".into() }
 }
 
 fn host() -> Host {
@@ -415,6 +420,7 @@ fn every_published_field_is_one_of_the_structs_and_the_other_way_round() {
         ("policy", json(&policy())),
         ("process", json(&process())),
         ("creator", json(&creator())),
+        ("owner", json(&owner())),
         ("creation", json(&creation())),
         ("source", json(&creation().source)),
         ("target", json(&creation().target)),

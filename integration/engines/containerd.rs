@@ -79,7 +79,7 @@ default_runtime_name = "{default}"
 runtime_type = "io.containerd.runc.v2"
 [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.acctguard]
 runtime_type = "io.containerd.runc.v2"
-pod_annotations = ["acctguard.io/*"]
+pod_annotations = ["acctguard.io/*", "kubernetes.io/config.*"]
 [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.acctguard.options]
 BinaryName = "{shim}"
 "#,

@@ -23,6 +23,7 @@ pub mod known_calls;
 pub mod launcher_edit;
 pub mod launcher_listener;
 pub mod listener_state;
+pub mod owner;
 pub mod parameters;
 pub mod runtime_args;
 pub mod runtime_features;

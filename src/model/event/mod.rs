@@ -26,6 +26,7 @@ pub use creation::CreationTarget;
 pub use creation::CreationVerdict;
 pub use creation::Creator;
 pub use creation::MountParameter;
+pub use creation::Owner;
 pub use creation::Parameters;
 pub use creation::Process;
 pub use creation::Protection;
