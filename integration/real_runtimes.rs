@@ -80,6 +80,7 @@ mod chaos;
 mod cli;
 mod confinement;
 mod creation;
+mod crio_notifier;
 mod daemon;
 mod evasion;
 mod fidelity;
