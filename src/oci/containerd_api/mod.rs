@@ -61,15 +61,22 @@ pub fn ask(stream: UnixStream, namespace: &str, id: &ContainerId, limit: Duratio
 }
 
 /// Seconds and nanoseconds.
-type Moment = (u64, u64);
+pub type Moment = (u64, u64);
 
-struct KnownContainer {
-    image: Option<String>,
-    created_at: Moment,
+/// What a `GetContainerResponse` tells.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KnownContainer {
+    /// The image's name.
+    pub image: Option<String>,
+    /// When the container was made.
+    pub created_at: Moment,
 }
 
-/// `GetContainerResponse` (`containers.proto`).
-fn container(answer: &[u8]) -> Result<KnownContainer, Malformed> {
+/// Reads a `GetContainerResponse` (`containers.proto`).
+///
+/// # Errors
+/// [`Malformed`].
+pub fn container(answer: &[u8]) -> Result<KnownContainer, Malformed> {
     let container = Fields::of(answer).message(1)?;
     Ok(KnownContainer { image: container.text(3)?.map(ToOwned::to_owned), created_at: moment(container.message(8)?)? })
 }
@@ -79,7 +86,7 @@ fn container(answer: &[u8]) -> Result<KnownContainer, Malformed> {
 ///
 /// # Errors
 /// [`Malformed`].
-pub fn digest(answer: &[u8], created_at: (u64, u64)) -> Result<Option<String>, Malformed> {
+pub fn digest(answer: &[u8], created_at: Moment) -> Result<Option<String>, Malformed> {
     let image = Fields::of(answer).message(1)?;
     let digest = image.message(3)?.text(2)?.filter(|digest| is_digest(digest));
     let updated_at = moment(image.message(8)?)?;
