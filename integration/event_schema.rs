@@ -12,10 +12,11 @@ use serde_json::json;
 
 const SCHEMA: &str = include_str!("../packaging/schema/acctguard.event-1.schema.json");
 
-const KINDS: [Kind; 7] = [
+const KINDS: [Kind; 8] = [
     Kind::ContainerCreated,
     Kind::ContainerExec,
     Kind::ContainerExited,
+    Kind::ContainerIdentified,
     Kind::AccountAttempt,
     Kind::AccountFinding,
     Kind::ProtectionDegraded,
@@ -63,7 +64,12 @@ fn creator() -> Creator {
         ancestry: vec![process()],
         service_account: text("system:serviceaccount:ci:deployer"),
         principal: text("alice@example.org"),
+        owner: Some(owner()),
     }
+}
+
+fn owner() -> Owner {
+    Owner { kind: "ReplicaSet".into(), name: text("web-6b8f"), told_by: "label pod-template-hash".into() }
 }
 
 fn host() -> Host {
@@ -259,6 +265,8 @@ fn full(kind: Kind) -> Event {
             last: time(),
         }),
         exit: is(&[Kind::ContainerExited]).then(|| Exit { witness: "poststop".into() }),
+        identification: is(&[Kind::ContainerIdentified])
+            .then(|| Identification { creation: uuid::Uuid::now_v7(), verdict: Some(creation().verdict) }),
         protection: protection.then(|| ProtectionChange {
             what: "interception".into(),
             reason: "the daemon is away".into(),
@@ -293,6 +301,12 @@ fn minimal(kind: Kind) -> Event {
         Kind::ContainerCreated => Event { container, policy, creation: Some(Box::new(creation)), ..empty },
         Kind::ContainerExec => Event { container, session: Some(Session::default()), ..empty },
         Kind::ContainerExited => Event { container, exit: Some(Exit { witness: "listener".into() }), ..empty },
+        Kind::ContainerIdentified => Event {
+            container,
+            policy,
+            identification: Some(Identification { creation: uuid::Uuid::now_v7(), verdict: None }),
+            ..empty
+        },
         Kind::AccountAttempt => Event {
             container,
             policy,
@@ -323,7 +337,7 @@ fn full_and_minimal_events_of_every_kind_are_valid_and_come_back_unchanged() {
 #[test]
 fn events_that_are_wrong_are_refused() {
     type Damage = fn(&mut Value);
-    let cases: [(&str, Kind, Damage); 12] = [
+    let cases: [(&str, Kind, Damage); 14] = [
         ("another schema", Kind::AccountFinding, |event| event["schema"] = json!("acctguard.event/2")),
         ("an unknown field", Kind::AccountFinding, |event| event["extra"] = json!(1)),
         ("an unknown field below", Kind::AccountFinding, |event| event["actor"]["extra"] = json!(1)),
@@ -331,6 +345,12 @@ fn events_that_are_wrong_are_refused() {
         ("an unknown kind", Kind::AccountFinding, |event| event["kind"] = json!("account.rumour")),
         ("a creation without its record", Kind::ContainerCreated, |event| {
             event.as_object_mut().expect("object").remove("creation");
+        }),
+        ("an identification of no creation", Kind::ContainerIdentified, |event| {
+            event["identification"].as_object_mut().expect("object").remove("creation");
+        }),
+        ("an end with an identification", Kind::ContainerExited, |event| {
+            event["identification"] = json!({"creation": "01a201ae-41ef-75de-b665-8314e0d14802"});
         }),
         ("a finding without changes", Kind::AccountFinding, |event| {
             event.as_object_mut().expect("object").remove("changes");
@@ -400,6 +420,7 @@ fn every_published_field_is_one_of_the_structs_and_the_other_way_round() {
         ("policy", json(&policy())),
         ("process", json(&process())),
         ("creator", json(&creator())),
+        ("owner", json(&owner())),
         ("creation", json(&creation())),
         ("source", json(&creation().source)),
         ("target", json(&creation().target)),
@@ -416,6 +437,7 @@ fn every_published_field_is_one_of_the_structs_and_the_other_way_round() {
         ("account_state", json(&state())),
         ("change", json(&change())),
         ("incident", json(&finding.incident)),
+        ("identification", json(&full(Kind::ContainerIdentified).identification)),
         ("exit", json(&Exit { witness: "poststop".into() })),
         ("protection_change", json(&full(Kind::ProtectionDegraded).protection)),
         ("data_component", json(&Attack::container_creation())),

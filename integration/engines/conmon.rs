@@ -6,15 +6,17 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 
-use serde_json::Value;
+use acctguard::model::event::Kind;
+use serde_json::{Value, json};
 
 use crate::engine::{Engine, Field, Ran, common_fields, is};
 use crate::harness::bundle::{Bundle, Spec};
 use crate::harness::command::{Done, finish};
+use crate::harness::events::of;
 use crate::harness::machine::{program, repository};
 use crate::harness::node::Runtime;
 use crate::place::{Place, run, said};
-use crate::report::Report;
+use crate::report::{Column, Report};
 
 /// Examines it on crun, CRI-O's default.
 pub fn examine() -> Vec<Report> {
@@ -22,8 +24,16 @@ pub fn examine() -> Vec<Report> {
     let engine = Conmon { place: &place, folder: place.node.scratch.folder("conmon") };
     let mut report = Report::new(engine.name(), &engine.version(), engine.way());
     crate::examination::examine(&place, &engine, &mut report);
+    report.check(Column::Traps, "a static pod is guarded, and told as its node's", engine.static_pod());
+    report.check(Column::Traps, "a container's owner is told by its sandbox's labels", engine.owner_by_sandbox());
     crate::leave(&place, &mut report);
     vec![report]
+}
+
+/// Sets an annotation.
+fn set(spec: &mut Spec, key: &str, value: &str) {
+    spec.annotations.retain(|(known, _)| known != key);
+    spec.annotations.push((key.to_owned(), value.to_owned()));
 }
 
 struct Conmon<'a> {
@@ -63,7 +73,11 @@ impl Conmon<'_> {
 
     /// Creates and starts a container; the id.
     fn start(&self, words: &[&str]) -> Result<String, String> {
-        let bundle = self.place.node.bundle(&Self::spec(words));
+        self.start_as(&Self::spec(words))
+    }
+
+    fn start_as(&self, spec: &Spec) -> Result<String, String> {
+        let bundle = self.place.node.bundle(spec);
         let Bundle { id, folder } = &bundle;
         let bundle_path = folder.display().to_string();
         let pid_file = folder.join("pidfile").display().to_string();
@@ -79,6 +93,52 @@ impl Conmon<'_> {
     fn says(&self, arguments: &[&str], wanted: &str) -> Result<(), String> {
         let done = run(&mut self.shim(arguments))?;
         if done.stdout.contains(wanted) { Ok(()) } else { Err(format!("does not say {wanted}; {}", said(&done))) }
+    }
+
+    /// The kubelet makes it out of a file, and says so in an annotation that CRI-O hands on. Policy says enforce.
+    fn static_pod(&self) -> Result<(), String> {
+        let mut spec = Self::spec(&["/bin/sh", "-c", "useradd mallory; grep ^mallory: /etc/passwd; echo it ran"]);
+        set(&mut spec, "kubernetes.io/config.source", "file");
+        let id = self.start_as(&spec)?;
+        let done = self.wait(&id)?;
+        let blocked = done.stdout.contains("it ran") && !done.stdout.contains("mallory:x:");
+        let owner = self.owner(&id)?;
+        self.remove(&id);
+        let wanted = json!({"kind": "Node", "told_by": "annotation kubernetes.io/config.source=file"});
+        if blocked && owner == wanted { Ok(()) } else { Err(format!("owner {owner}; {}", said(&done))) }
+    }
+
+    /// CRI-O has the pod's labels in the sandbox's bundle only, beside those of the pod's containers.
+    fn owner_by_sandbox(&self) -> Result<(), String> {
+        let sandbox = self.place.node.bundle(&Spec::idle());
+        let mut config = sandbox.config();
+        config["annotations"] = json!({"io.kubernetes.cri-o.Labels": r#"{"job-name":"backup"}"#});
+        // CRI-O's bundles: …/overlay-containers/<id>/userdata
+        let containers = self.place.node.scratch.folder("overlay-containers");
+        let folder = |id: &str| containers.join(id).join("userdata");
+        fs::create_dir_all(folder(&sandbox.id)).map_err(|error| error.to_string())?;
+        fs::write(folder(&sandbox.id).join("config.json"), config.to_string()).map_err(|error| error.to_string())?;
+        let mut spec = Self::spec(&["/bin/busybox", "true"]);
+        set(&mut spec, "io.kubernetes.cri-o.SandboxID", &sandbox.id);
+        let bundle = self.place.node.bundle(&spec);
+        let mut config = bundle.config();
+        config["root"]["path"] = json!(bundle.folder.join("rootfs"));
+        fs::create_dir_all(folder(&bundle.id)).map_err(|error| error.to_string())?;
+        fs::write(folder(&bundle.id).join("config.json"), config.to_string()).map_err(|error| error.to_string())?;
+        let path = folder(&bundle.id).display().to_string();
+        run(&mut self.shim(&["create", "--bundle", &path, &bundle.id]))?;
+        let owner = self.owner(&bundle.id)?;
+        self.remove(&bundle.id);
+        let wanted = json!({"kind": "Job", "name": "backup", "told_by": "label job-name"});
+        if owner == wanted { Ok(()) } else { Err(format!("owner {owner}")) }
+    }
+
+    /// `creator.owner` of a container's record.
+    fn owner(&self, id: &str) -> Result<Value, String> {
+        let events = self.place.node.events();
+        let creation = of(&events, Kind::ContainerCreated, id).first().and_then(|event| event.creation.clone());
+        let creator = creation.ok_or_else(|| format!("no record of {id}"))?.creator;
+        serde_json::to_value(creator.owner).map_err(|error| error.to_string())
     }
 
     /// The exit code that conmon notes, and the log.

@@ -43,7 +43,7 @@ fn as_kubernetes(default: bool) -> Vec<Report> {
     let place = start(if default { "cri-default" } else { "cri-class" }, default);
     let ctr = Ctr { place: &place };
     ctr.import("k8s.io", &[(IMAGE, image::guarded(&place, IMAGE)), (PAUSE, image::pause(&place, PAUSE))]);
-    let mut report = kubernetes::examine(&place, &ctr.version(), default);
+    let mut report = kubernetes::examine(&place, &ctr.version(), &ctr.digest_in("k8s.io"), default);
     crate::leave(&place, &mut report);
     vec![report]
 }
@@ -79,7 +79,7 @@ default_runtime_name = "{default}"
 runtime_type = "io.containerd.runc.v2"
 [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.acctguard]
 runtime_type = "io.containerd.runc.v2"
-pod_annotations = ["acctguard.io/*"]
+pod_annotations = ["acctguard.io/*", "kubernetes.io/config.*"]
 [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.acctguard.options]
 BinaryName = "{shim}"
 "#,
@@ -110,6 +110,17 @@ impl Ctr<'_> {
         let mut command = self.place.command("ctr");
         command.args(["--address", &socket(self.place), "--namespace", namespace]).args(arguments);
         command
+    }
+
+    /// The image's digest as containerd's own client tells it.
+    pub fn digest_in(&self, namespace: &str) -> String {
+        let listed = finish(&mut self.ctr(namespace, &["images", "ls", &format!("name=={IMAGE}")])).stdout;
+        let word = listed.split_whitespace().find(|word| word.starts_with("sha256:"));
+        word.unwrap_or_else(|| panic!("ctr tells no digest: {listed}")).to_owned()
+    }
+
+    fn digest(&self) -> String {
+        self.digest_in("lab")
     }
 
     fn import(&self, namespace: &str, images: &[(&str, PathBuf)]) {
@@ -187,6 +198,17 @@ impl Engine for Ctr<'_> {
         // ctr names no host
         fields.retain(|(pointer, _)| *pointer != "/creation/parameters/hostname");
         fields
+    }
+
+    fn told_late(&self) -> Vec<Field> {
+        vec![
+            ("/container/image/name", is("localhost/lab/guarded")),
+            ("/container/image/tag", is("1")),
+            ("/container/image/digest", is(&self.digest())),
+            ("/container/runtime", is("runc")),
+            ("/identification/verdict/result", is("expected")),
+            ("/policy/name", Expected::Begins("test-".to_owned())),
+        ]
     }
 
     fn operations(&self) -> Vec<(&'static str, Result<(), String>)> {

@@ -52,6 +52,10 @@ pub trait Engine {
     }
     /// What a creation's record tells of a container of this `name` beyond what every record does.
     fn fields(&self, name: &str) -> Vec<Field>;
+    /// What the engine tells of such a container after its creation, in one event; empty: everything in time, so that there is none.
+    fn told_late(&self) -> Vec<Field> {
+        Vec::new()
+    }
     /// The engine's own operations, each with what came of it.
     fn operations(&self) -> Vec<(&'static str, Result<(), String>)>;
 }

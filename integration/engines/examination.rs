@@ -2,6 +2,7 @@
 //! own program and by exec, and is everything else as without acctguard?
 
 use acctguard::model::event::{Attack, Event, Kind, Outcome};
+use serde_json::Value;
 
 use crate::engine::{Engine, Ran, holds};
 use crate::harness::command::Done;
@@ -68,6 +69,27 @@ impl Examination<'_> {
         let event = serde_json::to_value(event()).expect("an event is JSON");
         for field in self.engine.fields(name) {
             report.check(Column::Fields, &format!("{} ({})", field.0, self.mode), holds(&event, &field));
+        }
+        let late = self.engine.told_late();
+        let second = || self.told_late(id, &event["id"], !late.is_empty());
+        report.check(Column::Fields, &format!("told late ({})", self.mode), crate::patiently(|| second().map(drop)));
+        for field in &late {
+            let outcome = second().and_then(|event| holds(&event, field));
+            report.check(Column::Fields, &format!("late {} ({})", field.0, self.mode), outcome);
+        }
+    }
+
+    /// The one event that completes the creation, where there is to be one; null where not.
+    fn told_late(&self, id: &str, creation: &Value, expected: bool) -> Result<Value, String> {
+        let events = self.place.node.events();
+        match of(&events, Kind::ContainerIdentified, id).as_slice() {
+            [] if !expected => Ok(Value::Null),
+            [event] if expected => {
+                let event = serde_json::to_value(event).expect("an event is JSON");
+                let right = event["identification"]["creation"] == *creation;
+                if right { Ok(event) } else { Err(format!("is of another creation: {event}")) }
+            }
+            other => Err(format!("there are {}, wanted {}", other.len(), u8::from(expected))),
         }
     }
 

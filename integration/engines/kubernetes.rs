@@ -23,8 +23,8 @@ const TOKEN: &str =
     "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJzeXN0ZW06c2VydmljZWFjY291bnQ6bGFiLW5hbWVzcGFjZTpidWlsZGVyIn0.c2lnbmF0dXJl";
 
 /// Examines one way in a pod of its own.
-pub fn examine(place: &Place, version: &str, default: bool) -> Report {
-    let engine = Kubernetes::new(place, version, default);
+pub fn examine(place: &Place, version: &str, digest: &str, default: bool) -> Report {
+    let engine = Kubernetes::new(place, version, digest, default);
     let mut report = Report::new(engine.name(), version, engine.way());
     engine.run_pod();
     engine.sandbox_record(&mut report);
@@ -42,15 +42,18 @@ pub struct Kubernetes<'a> {
     /// Where it runs.
     pub place: &'a Place,
     version: String,
+    /// Of the image, as containerd's own client tells it.
+    digest: String,
     default: bool,
     pod: RefCell<String>,
     logs: PathBuf,
 }
 
 impl<'a> Kubernetes<'a> {
-    fn new(place: &'a Place, version: &str, default: bool) -> Self {
+    fn new(place: &'a Place, version: &str, digest: &str, default: bool) -> Self {
         let logs = place.node.scratch.folder(&format!("logs-{default}"));
-        Self { place, version: version.to_owned(), default, pod: RefCell::new(String::new()), logs }
+        let (version, digest) = (version.to_owned(), digest.to_owned());
+        Self { place, version, digest, default, pod: RefCell::new(String::new()), logs }
     }
 
     fn client(&self, arguments: &[&str]) -> Command {
@@ -238,6 +241,15 @@ impl Engine for Kubernetes<'_> {
         // a pod in the host's network has the host's name
         fields.retain(|(pointer, _)| *pointer != "/creation/parameters/hostname");
         fields
+    }
+
+    fn told_late(&self) -> Vec<Field> {
+        vec![
+            ("/container/image/name", is("localhost/lab/guarded")),
+            ("/container/image/digest", is(&self.digest)),
+            ("/container/pod/name", is(self.pod_name())),
+            ("/identification/verdict/result", is("expected")),
+        ]
     }
 
     fn operations(&self) -> Vec<(&'static str, Result<(), String>)> {

@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use acctguard::model::event::Creator;
 use nix::sys::signal::{Signal, kill};
 use serde_json::json;
 
@@ -16,6 +17,7 @@ const IDLE: [&str; 3] = ["/bin/busybox", "sleep", "3600"];
 pub fn all(engine: &Kubernetes<'_>) -> Vec<(&'static str, Result<(), String>)> {
     let mut results = vec![
         ("a pod's shared pid namespace", shared_pids(engine)),
+        ("a static pod is guarded, and told as its node's", static_pod(engine)),
         ("a Localhost profile with a foreign listenerPath is refused in enforce", foreign_listener(engine)),
         ("exec probes while the worker is killed", probes_and_worker(engine)),
         ("exec probes without the daemon are refused, and succeed after", probes_and_daemon(engine)),
@@ -43,6 +45,23 @@ fn blocked_in_pod(engine: &Kubernetes<'_>, pod: &str, more: &[&str]) -> Result<(
 
 fn shared_pids(engine: &Kubernetes<'_>) -> Result<(), String> {
     blocked_in_pod(engine, "pod-of-shared-pids", &["--share-pids"])
+}
+
+/// The kubelet makes it out of a file: nobody asked the API server, and it has no service account.
+fn static_pod(engine: &Kubernetes<'_>) -> Result<(), String> {
+    let pod = "etcd-node-1";
+    blocked_in_pod(engine, pod, &["--annotation", "kubernetes.io/config.source=file"])?;
+    let events = engine.place.node.events();
+    let creators = events.iter().filter(|event| {
+        let container = event.container.as_ref();
+        container.and_then(|container| container.pod.as_ref()).is_some_and(|known| known.name == pod)
+    });
+    let creators: Vec<_> = creators.filter_map(|event| event.creation.as_ref()).map(|found| &found.creator).collect();
+    let right = |creator: &&Creator| {
+        creator.service_account.is_none() && creator.owner.as_ref().is_some_and(|owner| owner.kind == "Node")
+    };
+    // the sandbox and the container
+    if creators.len() == 2 && creators.iter().all(right) { Ok(()) } else { Err(format!("{creators:?}")) }
 }
 
 fn by_annotation(engine: &Kubernetes<'_>) -> Result<(), String> {

@@ -21,6 +21,7 @@ pub fn all(podman: &Podman<'_>) -> Vec<(&'static str, Result<(), String>)> {
         ("a foreign listenerPath is refused in enforce", foreign_listener(podman)),
         ("a user namespace is guarded", in_user_namespace(podman)),
         ("a privileged container is guarded", privileged(podman)),
+        ("--init is guarded", init(podman)),
     ]
 }
 
@@ -117,6 +118,15 @@ fn in_user_namespace(podman: &Podman<'_>) -> Result<(), String> {
         return Err(format!("no user namespace: {}", said(&inside)));
     }
     blocked(&try_run(podman, &shim, &more, ADD))
+}
+
+/// podman's own init is the container's first program then, and the workload its child.
+fn init(podman: &Podman<'_>) -> Result<(), String> {
+    let script = format!("echo first is $(cat /proc/1/comm); {ADD}");
+    let done = try_run(podman, &podman.place.shim_as("crun"), &["--init"], &script);
+    let is_first =
+        ["podman-init", "init", "catatonit"].iter().any(|name| done.stdout.contains(&format!("first is {name}")));
+    if is_first { blocked(&done) } else { Err(format!("no init: {}", said(&done))) }
 }
 
 fn privileged(podman: &Podman<'_>) -> Result<(), String> {

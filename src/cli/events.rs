@@ -101,8 +101,8 @@ fn parse_kind(text: &str) -> Result<Kind, String> {
     // the published names are the serialised ones
     serde_json::from_value(serde_json::Value::String(text.to_owned())).map_err(|_| {
         format!(
-            "{text:?} is no kind; kinds are container.created, container.exec, container.exited, account.attempt, \
-             account.finding, protection.degraded, protection.restored"
+            "{text:?} is no kind; kinds are container.created, container.exec, container.exited, \
+             container.identified, account.attempt, account.finding, protection.degraded, protection.restored"
         )
     })
 }

@@ -32,6 +32,7 @@ pub fn line(event: &Event) -> String {
         Kind::ContainerCreated => created(event),
         Kind::ContainerExec => executed(event),
         Kind::ContainerExited => exited(event),
+        Kind::ContainerIdentified => identified(event),
         Kind::AccountAttempt => attempt(event),
         Kind::AccountFinding => finding(event),
         Kind::ProtectionDegraded | Kind::ProtectionRestored => protection(event),
@@ -119,6 +120,21 @@ fn executed(event: &Event) -> String {
 fn exited(event: &Event) -> String {
     let witness = event.exit.as_ref().map(|exit| format!(" (seen by {})", text(&exit.witness))).unwrap_or_default();
     format!("{} exited{witness}", place(event))
+}
+
+fn identified(event: &Event) -> String {
+    let image = event.container.as_ref().and_then(|container| container.image.as_ref());
+    let digest = image.and_then(|image| image.digest.as_deref());
+    let mut line = format!("{} named by its engine", place(event));
+    digest.iter().for_each(|digest| line.push_str(&format!(", digest {}", text(digest))));
+    let verdict = event.identification.as_ref().and_then(|identification| identification.verdict.as_ref());
+    if let Some(verdict) = verdict {
+        line.push_str(&format!(" — {}", text(&verdict.result)));
+        if !verdict.reasons.is_empty() {
+            line.push_str(&format!(" ({})", sentences(&verdict.reasons)));
+        }
+    }
+    line + &policy(event, ", ")
 }
 
 fn attempt(event: &Event) -> String {
@@ -493,6 +509,23 @@ mod tests {
         });
         let mut exited = event(Kind::ContainerExited, Severity::Info);
         exited.exit = Some(Exit { witness: "poststop".into() });
+        let mut identified = event(Kind::ContainerIdentified, Severity::Medium);
+        if let Some(container) = identified.container.as_mut() {
+            container.image = Some(Image {
+                name: "lab/a\u{1b}".into(),
+                tag: Some("1".into()),
+                digest: Some("sha256:11".into()),
+                id: None,
+            });
+        }
+        identified.identification = Some(Identification {
+            creation: uuid::Uuid::nil(),
+            verdict: Some(CreationVerdict {
+                result: "unexpected".into(),
+                reasons: vec!["image lab/a:1 is not among b/*".into()],
+                refused: false,
+            }),
+        });
         let mut attempt = event(Kind::AccountAttempt, Severity::Medium);
         attempt.actor = Some(useradd());
         attempt.operation = Some(Operation {
@@ -527,6 +560,10 @@ mod tests {
                 "INFO exec session 3f2 in container c1 (pod prod/web) started by root (login alice) runs sh -c \"echo hi\" as 0:0 on a terminal, policy built-in (audit)",
             ),
             (exited, "INFO container c1 (pod prod/web) exited (seen by poststop)"),
+            (
+                identified,
+                "MEDIUM container c1 (pod prod/web, image \"lab/a\\u{1b}\":1) named by its engine, digest sha256:11 — unexpected (image lab/a:1 is not among b/*), policy built-in (audit)",
+            ),
             (
                 attempt,
                 "MEDIUM openat /etc/passwd [O_WRONLY] (replaces ancestor /etc/passwd) in container c1 (pod prod/web) by useradd (pid 41, uid 0) — observed after the fact (notify) by policy built-in (audit), 3 times, 2 more like it folded away",

@@ -206,8 +206,16 @@ impl Client {
 /// # Errors
 /// Those of connect(2); `EAGAIN` when nobody accepts within 5 s.
 pub fn open(socket: &Path) -> rustix::io::Result<UnixStream> {
+    open_within(socket, TIMEOUT)
+}
+
+/// As [`open`], but no longer than `limit`.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_within(socket: &Path, limit: Duration) -> rustix::io::Result<UnixStream> {
     let fd = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
-    sockopt::set_socket_timeout(&fd, sockopt::Timeout::Send, Some(TIMEOUT))?;
+    sockopt::set_socket_timeout(&fd, sockopt::Timeout::Send, Some(limit))?;
     rustix::net::connect(&fd, &SocketAddrUnix::new(socket)?)?;
     Ok(UnixStream::from(fd))
 }

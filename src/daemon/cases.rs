@@ -132,6 +132,8 @@ impl Cases {
         if !Arc::ptr_eq(&kept, &open) {
             open.end();
         }
+        // its engine may have told more meanwhile
+        kept.case.set_container(guarded.record().workload.container);
         Ok(kept)
     }
 

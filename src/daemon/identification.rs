@@ -178,6 +178,7 @@ fn admit_unregistered(
         intercepted: true,
         ground,
         boot_id: service.host.boot_id.clone(),
+        incomplete: None,
     };
     tracing::warn!(container = id.as_str(), "the createRuntime hook did not run; the container is recorded now");
     // it runs already, and its calls must be answered even when nothing can be recorded

@@ -22,11 +22,13 @@ use crate::daemon::case_thread::OpenCase;
 use crate::kernel::pidfd;
 use crate::kernel::process;
 use crate::kernel::process::Facts;
+use crate::model::event::Container;
 use crate::model::event::Session;
 use crate::model::policy::Applied;
 use crate::model::policy::Ground;
 use crate::model::workload::ContainerId;
 use crate::model::workload::Workload;
+use crate::store::StoredContainer;
 use crate::supervise::broker::quota::Quota;
 use crate::supervise::live_policy::LivePolicy;
 
@@ -63,6 +65,9 @@ pub struct Record {
     /// Boot during which it was registered: no container lives through another.
     #[serde(default)]
     pub boot_id: Option<String>,
+    /// Id of its `container.created` event, as long as its engine may tell more of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub incomplete: Option<Uuid>,
 }
 
 const fn listener_ground() -> Ground {
@@ -70,6 +75,14 @@ const fn listener_ground() -> Ground {
 }
 
 impl Record {
+    /// What the store keeps.
+    #[must_use]
+    pub fn stored(&self) -> StoredContainer {
+        let id = self.workload.container.id.as_str().to_owned();
+        // a Record has string keys only, so it always has a JSON form
+        StoredContainer { id, json: serde_json::to_string(self).unwrap_or_default() }
+    }
+
     /// Whether its init still runs; a zombie does not. `None` when that cannot be told.
     #[must_use]
     pub fn is_alive(&self) -> Option<bool> {
@@ -111,6 +124,8 @@ pub struct Guarded {
     open_case: Mutex<Option<Arc<OpenCase>>>,
     ending: Mutex<Ending>,
     ended: Condvar,
+    /// Another container has its id. Changed under `ending`.
+    replaced: AtomicBool,
     listeners: Mutex<u32>,
     own_listener_ended: AtomicBool,
     finishing: Mutex<()>,
@@ -132,6 +147,7 @@ impl Guarded {
             open_case: Mutex::new(None),
             ending: Mutex::new(Ending::Running),
             ended: Condvar::new(),
+            replaced: AtomicBool::new(false),
             listeners: Mutex::new(0),
             own_listener_ended: AtomicBool::new(false),
             finishing: Mutex::new(()),
@@ -165,6 +181,26 @@ impl Guarded {
         let mut record = lock(&self.record);
         record.pid = pid;
         record.start_time_ticks = start_time(pid);
+    }
+
+    /// Another container has its id from now on: what the store keeps under that is the other's.
+    pub fn give_place(&self) {
+        let _until_told = lock(&self.ending);
+        self.replaced.store(true, Ordering::Release);
+    }
+
+    /// Learns what its engine told late. `tell` gets what the store is to keep, `None` where that is not its own any more; neither its end nor
+    /// another container of its id comes between.
+    pub fn complete(&self, container: Container, tell: impl FnOnce(Option<Record>)) {
+        let record = {
+            let mut record = lock(&self.record);
+            record.workload.container = container;
+            record.incomplete = None;
+            record.clone()
+        };
+        let ending = lock(&self.ending);
+        let is_kept = *ending == Ending::Running && !self.replaced.load(Ordering::Acquire);
+        tell(is_kept.then_some(record));
     }
 
     /// The case in progress.
@@ -367,7 +403,6 @@ impl Registry {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::event::Container;
 
     fn record(id: &str) -> Record {
         let container = Container {
@@ -388,6 +423,7 @@ mod tests {
             intercepted: true,
             ground: Ground::Notify,
             boot_id: None,
+            incomplete: None,
         }
     }
 

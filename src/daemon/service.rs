@@ -18,6 +18,7 @@ use crate::daemon::control_server::Clients;
 use crate::daemon::deadline_watch::DeadlineWatch;
 use crate::daemon::journal::Journal;
 use crate::daemon::last_good;
+use crate::daemon::late_identity::LateIdentities;
 use crate::daemon::lines::Lines;
 use crate::daemon::registry::Full;
 use crate::daemon::registry::Guarded;
@@ -38,10 +39,10 @@ use crate::model::event::Severity;
 use crate::model::policy::Mode;
 use crate::model::policy::PolicySet;
 use crate::model::workload::ContainerId;
+use crate::oci::identity::later;
 use crate::store::Row;
 use crate::store::Store;
 use crate::store::StoreError;
-use crate::store::StoredContainer;
 use crate::store::Write;
 
 /// Ended containers whose poststop hook may still come.
@@ -85,6 +86,8 @@ pub struct Service {
     pub area: Arc<SharedArea>,
     /// Open cases and the witness of the file systems.
     pub cases: Cases,
+    /// Containers of which the engine may tell more.
+    pub late_identities: LateIdentities,
     /// The watch over the threads that serve.
     pub deadlines: DeadlineWatch,
     /// Who is connected.
@@ -158,6 +161,7 @@ impl Service {
             journal: parts.journal,
             registry: Registry::default(),
             area: Arc::new(parts.area),
+            late_identities: LateIdentities::default(),
             deadlines: DeadlineWatch::default(),
             clients: Clients::default(),
             stopping: Arc::new(AtomicBool::new(false)),
@@ -199,6 +203,7 @@ impl Service {
             intercepted: registration.intercepted,
             ground: registration.ground,
             boot_id: self.host.boot_id.clone(),
+            incomplete: None,
         };
         let mode = self.policies().apply(&record.workload).mode;
         self.admit(record, &registration.event, Unstored::of_creation(mode)).map(drop)
@@ -209,17 +214,21 @@ impl Service {
     /// # Errors
     /// [`ServiceError`]; then nothing is recorded and nothing registered.
     pub fn admit(&self, record: Record, event: &Event, unstored: Unstored) -> Result<Arc<Guarded>, ServiceError> {
+        let incomplete = later::is_incomplete(&record.workload.container).then_some(event.id);
+        let record = Record { incomplete, ..record };
         let applied = self.policies().apply(&record.workload);
-        let stored = stored(&record);
+        let stored = record.stored();
         let (guarded, earlier) = self.registry.insert(record, applied)?;
         self.ended().retain(|id| *id != guarded.id);
         if let Some(earlier) = earlier {
+            earlier.give_place();
             self.cases.finish(&earlier);
         }
         if let Err(error) = self.store_or(unstored, event, Write::PutContainer(stored)) {
             self.registry.remove(&guarded);
             return Err(error.into());
         }
+        self.late_identities.expect(&guarded);
         Ok(guarded)
     }
 
@@ -238,7 +247,9 @@ impl Service {
     /// [`Full`].
     pub fn readmit(&self, record: Record) -> Result<Arc<Guarded>, Full> {
         let applied = self.policies().apply(&record.workload);
-        self.registry.insert(record, applied).map(|(guarded, _)| guarded)
+        let (guarded, _) = self.registry.insert(record, applied)?;
+        self.late_identities.expect(&guarded);
+        Ok(guarded)
     }
 
     /// Records an exec session and expects its listener. Durable when it returns; an exec by itself changes nothing, so while the disk takes
@@ -360,13 +371,6 @@ impl Service {
     fn ended(&self) -> std::sync::MutexGuard<'_, VecDeque<ContainerId>> {
         self.ended.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// What the store keeps of `record`.
-fn stored(record: &Record) -> StoredContainer {
-    let id = record.workload.container.id.as_str().to_owned();
-    // a Record has string keys only, so it always has a JSON form
-    StoredContainer { id, json: serde_json::to_string(record).unwrap_or_default() }
 }
 
 /// A container of which nothing but the id is known.

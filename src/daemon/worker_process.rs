@@ -28,6 +28,7 @@ use crate::daemon::housekeeping;
 use crate::daemon::journal;
 use crate::daemon::journal::Journal;
 use crate::daemon::keeper;
+use crate::daemon::late_identity;
 use crate::daemon::lines::Lines;
 use crate::daemon::listener_server;
 use crate::daemon::listener_server::Accepted;
@@ -180,6 +181,7 @@ pub fn run(config: Config, stored: bool, otherwise: Otherwise) -> Result<(), Wor
     start(&service, "listeners", move |service| listener_server::serve(service, &listener_socket))?;
     start(&service, "clients", move |service| control_server::serve(service, &control_socket))?;
     start(&service, "housekeeping", housekeeping::run)?;
+    start(&service, "late identities", late_identity::run)?;
     start(&service, "landlock", |service| refusal_watch::run(service))?;
     service.lines.tell(&Message::Serving).map_err(WorkerError::HandOver)?;
     let containers = service.registry.all().len();
@@ -281,7 +283,9 @@ fn readmit_all(service: &Service) -> Result<(), WorkerError> {
             }
         };
         let of_this_boot = record.boot_id == service.host.boot_id;
-        let guarded = service.readmit(record).map_err(ServiceError::from)?;
+        // nobody is asked about a container of another boot
+        let incomplete = record.incomplete.filter(|_| of_this_boot);
+        let guarded = service.readmit(Record { incomplete, ..record }).map_err(ServiceError::from)?;
         if !of_this_boot {
             service.ended_unreported(&guarded, "boot").map_err(ServiceError::from)?;
         }
@@ -339,6 +343,7 @@ fn readmit_unknown(service: &Service, label: &Label) -> Result<Arc<Guarded>, Ful
         intercepted: true,
         ground: Ground::Notify,
         boot_id: service.host.boot_id.clone(),
+        incomplete: None,
     })
 }
 

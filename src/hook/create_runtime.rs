@@ -54,6 +54,7 @@ use crate::oci::hook_state;
 use crate::oci::hook_state::State;
 use crate::oci::identity;
 use crate::oci::identity::Role;
+use crate::oci::owner;
 use crate::oci::parameters::parameters;
 use crate::oci::service_account;
 use crate::oci::spec_edit;
@@ -107,6 +108,12 @@ fn case<'a>(config: &'a Config, options: &CreateRuntime, id: &ContainerId, state
     let mut creator = runtime.map(|runtime| creator_of(runtime.parent)).unwrap_or_default();
     creator.service_account =
         subject.workload.container.pod.as_ref().and_then(|pod| service_account::of(&subject.own_spec, pod));
+    creator.owner = subject
+        .workload
+        .container
+        .pod
+        .as_ref()
+        .and_then(|pod| owner::of(&subject.workload.annotations, &subject.bundle, pod));
     deadline::step("reading the accounts of the root file system");
     let root = root_directory(&subject, state);
     let accounts = accounts(&root, &applied.databases);

@@ -1,8 +1,8 @@
 //! Who a container is, told from its bundle: engine, name, image, pod. What an engine does not tell is absent.
 //!
 //! Where each engine says what (measured, `integration.md` §3 to §5): containerd's CRI and CRI-O in annotations, nerdctl too;
-//! podman and Docker in their own files (`engine_files`). Plain containerd keeps names of images in a database that it alone
-//! may open, so that they are not told.
+//! podman and Docker in their own files (`engine_files`). containerd keeps names and digests of images in a database that it alone
+//! may open: it is asked for them after the creation, as are podman and Docker for what they had not written by then ([`later`]).
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -17,6 +17,7 @@ use crate::model::workload::ContainerId;
 use crate::model::workload::Workload;
 
 mod engine_files;
+pub mod later;
 
 /// Longest name taken from an annotation.
 const MAX_TEXT_CHARS: usize = 1024;
@@ -102,16 +103,12 @@ fn told(spec: &Value, bundle: &Path, id: &ContainerId, annotations: &BTreeMap<St
 /// Docker and ctr say nothing of themselves in annotations; their bundles lie in containerd's task folder,
 /// `…/io.containerd.runtime.v2.task/<namespace>/<id>`. nerdctl has its labels as annotations (nerdctl `container/create.go`).
 fn by_bundle(spec: &Value, bundle: &Path, id: &ContainerId, annotations: &BTreeMap<String, String>) -> Told {
-    let mut parts = bundle.components().rev().map(|part| part.as_os_str());
-    let matches_id = parts.next().is_some_and(|last| last == id.as_str());
-    let namespace = parts.next();
-    let task_folder = parts.next().is_some_and(|folder| folder.to_string_lossy().starts_with("io.containerd.runtime."));
-    let by_containerd = matches_id && task_folder;
+    let task = later::task(bundle, id);
     let docker_file = engine_files::docker_file(spec, id);
-    if docker_file.is_some() || by_containerd && namespace.is_some_and(|namespace| namespace == "moby") {
+    if docker_file.is_some() || task.is_some_and(|task| task.namespace == "moby") {
         return engine_files::docker(docker_file.as_deref());
     }
-    if !by_containerd {
+    if task.is_none() {
         return Told { engine: NO_ENGINE, ..Told::default() };
     }
     Told { engine: "containerd", name: text(annotations, "nerdctl/name"), ..Told::default() }

@@ -8,10 +8,12 @@
 //! * [`seccomp_merge`] merges it into a workload's own profile, [`seccomp_closed`] where policy
 //!   enforces; [`seccomp_profile`] and [`seccomp_condition`] are their ground.
 //! * [`launcher_listener`] has a sealed workload's filter replaced by the launcher's, which is compiled here.
+//! * [`identity`] tells who a container is, [`containerd_api`] asks containerd what its bundle does not tell.
 //! * [`spec_edit`] is the whole edit of a `config.json`; [`bundle`] reads and replaces the file.
 #![forbid(unsafe_code)]
 
 pub mod bundle;
+pub mod containerd_api;
 pub mod engine_profile;
 pub mod exec_words;
 pub mod hook_state;
@@ -21,6 +23,7 @@ pub mod known_calls;
 pub mod launcher_edit;
 pub mod launcher_listener;
 pub mod listener_state;
+pub mod owner;
 pub mod parameters;
 pub mod runtime_args;
 pub mod runtime_features;

@@ -39,6 +39,7 @@ pub fn creator_of(pid: u32) -> Creator {
         ancestry: chain.iter().map(recorded).collect(),
         service_account: None,
         principal: None,
+        owner: None,
     }
 }
 

@@ -263,6 +263,11 @@ impl Case {
         self.state().identity.init
     }
 
+    /// Its events call the container so from now on: its engine told more of it.
+    pub fn set_container(&self, container: Container) {
+        self.state().identity.container = container;
+    }
+
     /// The databases as they last were.
     #[must_use]
     pub fn known(&self) -> Databases {

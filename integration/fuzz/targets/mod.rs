@@ -6,6 +6,7 @@ mod audit_records;
 mod command_lines;
 mod config_edit;
 mod configuration;
+mod containerd_answers;
 mod control_messages;
 mod decoding;
 mod fanotify_events;
@@ -19,12 +20,13 @@ mod states;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const TARGETS: [Target; 13] = [
+pub const TARGETS: [Target; 14] = [
     ("accounts", accounts::check),
     ("audit_records", audit_records::check),
     ("command_lines", command_lines::check),
     ("config_edit", config_edit::check),
     ("configuration", configuration::check),
+    ("containerd_answers", containerd_answers::check),
     ("control_messages", control_messages::check),
     ("decoding", decoding::check),
     ("fanotify_events", fanotify_events::check),

@@ -139,20 +139,50 @@ fn killable(what: &str, config: &Config, program: &Path) -> Check {
     }
 }
 
-/// What no runtime learns from such an engine (`integration.md` §9).
-fn untold(what: &str, engine: Engine) -> Option<Check> {
-    let (detail, remedy) = match engine {
-        Engine::Containerd | Engine::Crio => (
-            "it does not tell for whom it creates a container or starts an exec session",
-            "look the pod's uid up in the API server's audit log",
-        ),
-        Engine::Docker => (
-            "it does not tell which client of its API had a container created",
-            "watch the clients: auditctl -w /var/run/docker.sock, or an authorization plugin of dockerd",
-        ),
-        Engine::Podman => return None,
+/// What no runtime learns from such an engine, and where else it stands (`integration.md` §3 to §5, §9).
+fn untold(what: &str, engine: Engine) -> Vec<Check> {
+    const FOR_WHOM: (&str, &str) = (
+        "it does not tell for whom it creates a container or starts an exec session",
+        "look the pod's uid up in the API server's audit log",
+    );
+    const ACCOUNT: (&str, &str) = (
+        "a pod's service account shows by its mounted token only: of pods with automountServiceAccountToken: false it is not told",
+        "look up spec.serviceAccountName of the pod's uid: kubectl get pods --all-namespaces -o json",
+    );
+    let lines: &[(&str, &str)] = match engine {
+        Engine::Containerd => &[
+            FOR_WHOM,
+            ACCOUNT,
+            (
+                "it hands on no labels of a pod, and annotations only as far as pod_annotations says: what a pod belongs to is not told without",
+                "have pod_annotations of the runtime hold kubernetes.io/config.* for static pods; look others' ownerReferences up by their uid",
+            ),
+            (
+                "it tells images' digests, and ctr's images, when it is asked: after a creation, as container.identified",
+                "match by the event that follows; a creation's onUnexpected: refuse cannot go by a digest there",
+            ),
+        ],
+        Engine::Crio => &[
+            FOR_WHOM,
+            ACCOUNT,
+            (
+                "it hands on labels of pods, no ownerReferences: what a pod belongs to shows where its controller labels it",
+                "look ownerReferences of others up by the pod's uid: kubectl get pods --all-namespaces -o json",
+            ),
+        ],
+        Engine::Docker => &[
+            (
+                "it does not tell which client of its API had a container created",
+                "watch the clients: auditctl -w /var/run/docker.sock, or an authorization plugin of dockerd",
+            ),
+            (
+                "an image that was never in a registry has no digest, its own id only",
+                "push images and pull them again where policy expects digests",
+            ),
+        ],
+        Engine::Podman => &[],
     };
-    Some(Check::note(what, detail, remedy))
+    lines.iter().map(|(detail, remedy)| Check::note(what, *detail, *remedy)).collect()
 }
 
 #[cfg(test)]
@@ -204,9 +234,13 @@ mod tests {
     #[test]
     fn what_engines_do_not_tell_is_told() {
         for engine in Engine::ALL {
-            let line = untold("e", engine);
-            assert_eq!(line.is_none(), engine == Engine::Podman);
-            assert!(line.is_none_or(|line| line.standing == Standing::Note && line.remedy.is_some()));
+            let lines = untold("e", engine);
+            assert_eq!(lines.is_empty(), engine == Engine::Podman);
+            assert!(lines.iter().all(|line| line.standing == Standing::Note && line.remedy.is_some()));
+            let told = |word: &str| lines.iter().any(|line| line.detail.contains(word));
+            assert_eq!(told("belongs to"), matches!(engine, Engine::Containerd | Engine::Crio), "{engine:?}");
+            assert_eq!(told("service account"), matches!(engine, Engine::Containerd | Engine::Crio), "{engine:?}");
+            assert_eq!(told("digest"), matches!(engine, Engine::Containerd | Engine::Docker), "{engine:?}");
         }
     }
 }

@@ -51,6 +51,21 @@ pub struct Creator {
     /// Control-plane principal, where known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub principal: Option<String>,
+    /// What the pod belongs to, where its labels and annotations tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<Owner>,
+}
+
+/// What a pod belongs to, as it says itself.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Owner {
+    /// `ReplicaSet`, `StatefulSet`, `DaemonSet`, `Job`, or `Node` for a static pod.
+    pub kind: String,
+    /// Name in the pod's namespace, where that shows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Which label or annotation tells.
+    pub told_by: String,
 }
 
 /// Where a creation came from.

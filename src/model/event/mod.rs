@@ -13,6 +13,7 @@ use crate::model::workload::ContainerId;
 mod attempt;
 mod creation;
 mod finding;
+mod identification;
 
 pub use attempt::Actor;
 pub use attempt::Operation;
@@ -25,6 +26,7 @@ pub use creation::CreationTarget;
 pub use creation::CreationVerdict;
 pub use creation::Creator;
 pub use creation::MountParameter;
+pub use creation::Owner;
 pub use creation::Parameters;
 pub use creation::Process;
 pub use creation::Protection;
@@ -33,6 +35,7 @@ pub use creation::UserParameter;
 pub use finding::AccountState;
 pub use finding::Change;
 pub use finding::Incident;
+pub use identification::Identification;
 
 /// Value of [`Event::schema`].
 pub const SCHEMA: &str = "acctguard.event/1";
@@ -72,6 +75,9 @@ pub enum Kind {
     /// A container's process ended.
     #[serde(rename = "container.exited")]
     ContainerExited,
+    /// The engine told more of a container after its creation (DC0072).
+    #[serde(rename = "container.identified")]
+    ContainerIdentified,
     /// One call that concerned an account database (AN1239).
     #[serde(rename = "account.attempt")]
     AccountAttempt,
@@ -94,6 +100,7 @@ impl Kind {
             Self::ContainerCreated => "container.created",
             Self::ContainerExec => "container.exec",
             Self::ContainerExited => "container.exited",
+            Self::ContainerIdentified => "container.identified",
             Self::AccountAttempt => "account.attempt",
             Self::AccountFinding => "account.finding",
             Self::ProtectionDegraded => "protection.degraded",
@@ -307,6 +314,9 @@ pub struct Event {
     /// Exit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exit: Option<Exit>,
+    /// What was told late of a creation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identification: Option<Identification>,
     /// Protection lost or regained.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub protection: Option<ProtectionChange>,
@@ -344,6 +354,7 @@ impl Event {
             changes: None,
             incident: None,
             exit: None,
+            identification: None,
             protection: None,
             count: None,
             suppressed: None,
