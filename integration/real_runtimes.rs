@@ -90,6 +90,7 @@ mod landlock;
 mod launcher_listener;
 mod mounts;
 mod neighbours;
+mod nri;
 mod overlays;
 mod profile_only;
 mod programs;

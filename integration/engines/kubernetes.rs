@@ -32,8 +32,7 @@ pub fn examine(place: &Place, version: &str, default: bool) -> Report {
     for (what, outcome) in crate::kubernetes_traps::all(&engine) {
         report.check(Column::Traps, what, outcome);
     }
-    let pod = engine.pod.borrow().clone();
-    report.check(Column::Operations, "remove pod", engine.says(&["remove-pod", &pod], ""));
+    report.check(Column::Operations, "remove pod", engine.remove_own_pod());
     report
 }
 
@@ -43,6 +42,10 @@ pub struct Kubernetes<'a> {
     pub place: &'a Place,
     version: String,
     default: bool,
+    /// What acctguard's plugin is by, where no runtime of acctguard's is registered.
+    plugin: Option<&'static str>,
+    /// The seccomp profile of its containers.
+    seccomp: String,
     pod: RefCell<String>,
     logs: PathBuf,
 }
@@ -50,7 +53,13 @@ pub struct Kubernetes<'a> {
 impl<'a> Kubernetes<'a> {
     fn new(place: &'a Place, version: &str, default: bool) -> Self {
         let logs = place.node.scratch.folder(&format!("logs-{default}"));
-        Self { place, version: version.to_owned(), default, pod: RefCell::new(String::new()), logs }
+        let (pod, seccomp) = (RefCell::new(String::new()), "default".to_owned());
+        Self { place, version: version.to_owned(), default, plugin: None, seccomp, pod, logs }
+    }
+
+    /// A pod on the engine's own runtime, with acctguard's plugin; its containers have the profile `seccomp`.
+    pub fn with_plugin(place: &'a Place, version: &str, plugin: &'static str, seccomp: &str) -> Self {
+        Self { plugin: Some(plugin), seccomp: seccomp.to_owned(), ..Self::new(place, version, true) }
     }
 
     fn client(&self, arguments: &[&str]) -> Command {
@@ -71,7 +80,12 @@ impl<'a> Kubernetes<'a> {
     }
 
     fn pod_name(&self) -> &'static str {
-        if self.default { "pod-by-default" } else { "pod-by-class" }
+        match (self.plugin, self.seccomp.as_str()) {
+            (Some(_), "default") => "pod-of-the-engines-profile",
+            (Some(_), _) => "pod-by-plugin",
+            (None, _) if self.default => "pod-by-default",
+            (None, _) => "pod-by-class",
+        }
     }
 
     fn pod_words(&self, pod: &str) -> Vec<String> {
@@ -87,10 +101,19 @@ impl<'a> Kubernetes<'a> {
         Ok(run(command.args(self.pod_words(name)).args(more))?.stdout.trim().to_owned())
     }
 
-    fn run_pod(&self) {
+    /// Starts the pod of its containers.
+    ///
+    /// # Panics
+    /// When the engine does not.
+    pub fn run_pod(&self) {
         let id = self.another_pod(self.pod_name(), &[]);
         *self.pod.borrow_mut() =
             id.unwrap_or_else(|reason| panic!("containerd starts no pod: {reason}\n{}", self.place.log("containerd")));
+    }
+
+    /// Removes it.
+    pub fn remove_own_pod(&self) -> Result<(), String> {
+        self.says(&["remove-pod", &self.pod.borrow()], "")
     }
 
     /// Creates a container in a pod; its id.
@@ -107,7 +130,8 @@ impl<'a> Kubernetes<'a> {
         Ok(run(&mut command)?.stdout.trim().to_owned())
     }
 
-    fn create(&self, name: &str, words: &[&str]) -> Result<String, String> {
+    /// Creates a container in its pod; its id.
+    pub fn create(&self, name: &str, words: &[&str]) -> Result<String, String> {
         let token = self
             .place
             .node
@@ -115,7 +139,13 @@ impl<'a> Kubernetes<'a> {
             .folder(&format!("kubelet/pods/{UID}/volumes/kubernetes.io~projected/kube-api-access-x"));
         fs::write(token.join("token"), TOKEN).expect("write a token");
         let mount = format!("{}:/var/run/secrets/kubernetes.io/serviceaccount", token.display());
-        self.create_in(&self.pod.borrow(), self.pod_name(), name, &["--seccomp", "default", "--mount", &mount], words)
+        self.create_in(
+            &self.pod.borrow(),
+            self.pod_name(),
+            name,
+            &["--seccomp", &self.seccomp, "--mount", &mount],
+            words,
+        )
     }
 
     /// Waits until a container has ended; its exit code and its log.
@@ -189,7 +219,11 @@ impl Engine for Kubernetes<'_> {
     }
 
     fn way(&self) -> &'static str {
-        if self.default { "default runtime" } else { "RuntimeClass" }
+        self.plugin.unwrap_or(if self.default { "default runtime" } else { "RuntimeClass" })
+    }
+
+    fn knows_who_executes(&self) -> bool {
+        self.plugin.is_none()
     }
 
     fn version(&self) -> String {

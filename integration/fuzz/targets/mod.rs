@@ -10,6 +10,7 @@ mod control_messages;
 mod decoding;
 mod fanotify_events;
 mod hand_over;
+mod nri;
 mod paths;
 mod redaction;
 mod seccomp_profiles;
@@ -19,7 +20,7 @@ mod states;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const TARGETS: [Target; 13] = [
+pub const TARGETS: [Target; 14] = [
     ("accounts", accounts::check),
     ("audit_records", audit_records::check),
     ("command_lines", command_lines::check),
@@ -29,6 +30,7 @@ pub const TARGETS: [Target; 13] = [
     ("decoding", decoding::check),
     ("fanotify_events", fanotify_events::check),
     ("hand_over", hand_over::check),
+    ("nri", nri::check),
     ("paths", paths::check),
     ("redaction", redaction::check),
     ("seccomp_profiles", seccomp_profiles::check),
