@@ -117,7 +117,7 @@ macro_rules! each {
 
 each! {
     accounts audit_records command_lines config_edit configuration control_messages decoding fanotify_events hand_over
-    paths redaction seccomp_profiles states
+    nri paths redaction seccomp_profiles states
 }
 
 /// A target that takes everything would be worth nothing: one that fails is told with its input.

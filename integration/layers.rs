@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// A room and the rooms that it may name, floor by floor. Programs may use every lower room and never each other.
-const ROOMS: [(&str, &[&str]); 14] = [
+const ROOMS: [(&str, &[&str]); 15] = [
     ("model", &[]),
     ("kernel", &[]),
     ("config", &["model"]),
@@ -18,6 +18,7 @@ const ROOMS: [(&str, &[&str]); 14] = [
     ("daemon", LOWER),
     ("runtime_shim", LOWER),
     ("hook", LOWER),
+    ("nri", LOWER),
     ("launch", LOWER),
     ("cli", LOWER),
 ];

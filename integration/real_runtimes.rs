@@ -92,6 +92,7 @@ mod late_identity;
 mod launcher_listener;
 mod mounts;
 mod neighbours;
+mod nri;
 mod overlays;
 mod profile_only;
 mod programs;

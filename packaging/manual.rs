@@ -37,6 +37,7 @@ fn pages(folder: &Path) -> io::Result<()> {
         acctguard::daemon::command(),
         acctguard::hook::command(),
         acctguard::launch::command(),
+        acctguard::nri::command(),
     ] {
         let mut program = program.disable_help_subcommand(true);
         program.build();

@@ -15,7 +15,7 @@
 //! | 1 | [`sinks`] | where events are shipped to |
 //! | 1 | [`control`] | messages between the daemon and its clients |
 //! | 2 | [`supervise`] | from a notification to an answer: decode, observe, decide, incident |
-//! | 3 | [`daemon`], [`runtime_shim`], [`hook`], [`launch`], [`cli`] | the programs; they never use each other |
+//! | 3 | [`daemon`], [`runtime_shim`], [`hook`], [`nri`], [`launch`], [`cli`] | the programs; they never use each other |
 //!
 //! Data moves one way: notification → [`kernel`] bytes → `supervise::decode` → [`model::attempt::Attempt`] →
 //! `model::policy::decide` → the answer to the kernel and an [`model::event::Event`] to the [`store`], from there to the [`sinks`].
@@ -31,6 +31,7 @@ pub mod hook;
 pub mod kernel;
 pub mod launch;
 pub mod model;
+pub mod nri;
 pub mod oci;
 #[cfg(feature = "daemon")]
 pub mod runtime_shim;

@@ -10,6 +10,7 @@ use crate::harness::machine::program;
 use crate::harness::node::Runtime;
 use crate::image;
 use crate::kubernetes;
+use crate::kubernetes::Prepared;
 use crate::place::{Place, run, said};
 use crate::report::Report;
 
@@ -41,9 +42,7 @@ pub fn by_default() -> Vec<Report> {
 
 fn as_kubernetes(default: bool) -> Vec<Report> {
     let place = start(if default { "cri-default" } else { "cri-class" }, default);
-    let ctr = Ctr { place: &place };
-    ctr.import("k8s.io", &[(IMAGE, image::guarded(&place, IMAGE)), (PAUSE, image::pause(&place, PAUSE))]);
-    let mut report = kubernetes::examine(&place, &ctr.version(), &ctr.digest_in("k8s.io"), default);
+    let mut report = kubernetes::examine(&place, &prepare_pods(&place), default);
     crate::leave(&place, &mut report);
     vec![report]
 }
@@ -56,6 +55,19 @@ pub fn socket(place: &Place) -> String {
 /// A place and the engine in it; `default` has acctguard as the default runtime of pods.
 fn start(name: &str, default: bool) -> Place {
     let place = Place::new(name, Runtime::Runc);
+    serve(&place, default, "");
+    place
+}
+
+/// Puts the images of pods into an engine.
+pub fn prepare_pods(place: &Place) -> Prepared {
+    let ctr = Ctr { place };
+    ctr.import("k8s.io", &[(IMAGE, image::guarded(place, IMAGE)), (PAUSE, image::pause(place, PAUSE))]);
+    Prepared { version: ctr.version(), digest: ctr.digest_in("k8s.io") }
+}
+
+/// Starts the engine in a place; `more` goes to the end of its configuration.
+pub fn serve(place: &Place, default: bool, more: &str) {
     let folder = |name: &str| place.node.scratch.folder(&format!("containerd/{name}")).display().to_string();
     let text = format!(
         r#"version = 2
@@ -82,10 +94,11 @@ runtime_type = "io.containerd.runc.v2"
 pod_annotations = ["acctguard.io/*", "kubernetes.io/config.*"]
 [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.acctguard.options]
 BinaryName = "{shim}"
+{more}
 "#,
         root = folder("root"),
         state = folder("state"),
-        socket = socket(&place),
+        socket = socket(place),
         opt = folder("opt"),
         cni = folder("cni"),
         default = if default { "acctguard" } else { "runc" },
@@ -95,9 +108,8 @@ BinaryName = "{shim}"
     fs::write(&file, text).expect("write config.toml");
     let mut command = Command::new("containerd");
     command.arg("--config").arg(file);
-    let ctr = Ctr { place: &place };
+    let ctr = Ctr { place };
     place.serve("containerd", &command, || finish(&mut ctr.ctr("default", &["plugins", "ls"])).code() == 0);
-    place
 }
 
 /// containerd by `ctr`.

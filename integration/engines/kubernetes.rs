@@ -22,18 +22,26 @@ const UID: &str = "0f0f0f0f-1111-2222-3333-444444444444";
 const TOKEN: &str =
     "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJzeXN0ZW06c2VydmljZWFjY291bnQ6bGFiLW5hbWVzcGFjZTpidWlsZGVyIn0.c2lnbmF0dXJl";
 
+/// An engine with the images of pods in it.
+#[derive(Clone)]
+pub struct Prepared {
+    /// The engine's version.
+    pub version: String,
+    /// The image's digest, as containerd's own client tells it.
+    pub digest: String,
+}
+
 /// Examines one way in a pod of its own.
-pub fn examine(place: &Place, version: &str, digest: &str, default: bool) -> Report {
-    let engine = Kubernetes::new(place, version, digest, default);
-    let mut report = Report::new(engine.name(), version, engine.way());
+pub fn examine(place: &Place, prepared: &Prepared, default: bool) -> Report {
+    let engine = Kubernetes::new(place, prepared, default);
+    let mut report = Report::new(engine.name(), &prepared.version, engine.way());
     engine.run_pod();
     engine.sandbox_record(&mut report);
     crate::examination::examine(place, &engine, &mut report);
     for (what, outcome) in crate::kubernetes_traps::all(&engine) {
         report.check(Column::Traps, what, outcome);
     }
-    let pod = engine.pod.borrow().clone();
-    report.check(Column::Operations, "remove pod", engine.says(&["remove-pod", &pod], ""));
+    report.check(Column::Operations, "remove pod", engine.remove_own_pod());
     report
 }
 
@@ -41,19 +49,26 @@ pub fn examine(place: &Place, version: &str, digest: &str, default: bool) -> Rep
 pub struct Kubernetes<'a> {
     /// Where it runs.
     pub place: &'a Place,
-    version: String,
-    /// Of the image, as containerd's own client tells it.
-    digest: String,
+    prepared: Prepared,
     default: bool,
+    /// What acctguard's plugin is by, where no runtime of acctguard's is registered.
+    plugin: Option<&'static str>,
+    /// The seccomp profile of its containers.
+    seccomp: String,
     pod: RefCell<String>,
     logs: PathBuf,
 }
 
 impl<'a> Kubernetes<'a> {
-    fn new(place: &'a Place, version: &str, digest: &str, default: bool) -> Self {
+    fn new(place: &'a Place, prepared: &Prepared, default: bool) -> Self {
         let logs = place.node.scratch.folder(&format!("logs-{default}"));
-        let (version, digest) = (version.to_owned(), digest.to_owned());
-        Self { place, version, digest, default, pod: RefCell::new(String::new()), logs }
+        let (pod, seccomp) = (RefCell::new(String::new()), "default".to_owned());
+        Self { place, prepared: prepared.clone(), default, plugin: None, seccomp, pod, logs }
+    }
+
+    /// A pod on the engine's own runtime, with acctguard's plugin; its containers have the profile `seccomp`.
+    pub fn with_plugin(place: &'a Place, prepared: &Prepared, plugin: &'static str, seccomp: &str) -> Self {
+        Self { plugin: Some(plugin), seccomp: seccomp.to_owned(), ..Self::new(place, prepared, true) }
     }
 
     fn client(&self, arguments: &[&str]) -> Command {
@@ -74,7 +89,12 @@ impl<'a> Kubernetes<'a> {
     }
 
     fn pod_name(&self) -> &'static str {
-        if self.default { "pod-by-default" } else { "pod-by-class" }
+        match (self.plugin, self.seccomp.as_str()) {
+            (Some(_), "default") => "pod-of-the-engines-profile",
+            (Some(_), _) => "pod-by-plugin",
+            (None, _) if self.default => "pod-by-default",
+            (None, _) => "pod-by-class",
+        }
     }
 
     fn pod_words(&self, pod: &str) -> Vec<String> {
@@ -90,10 +110,19 @@ impl<'a> Kubernetes<'a> {
         Ok(run(command.args(self.pod_words(name)).args(more))?.stdout.trim().to_owned())
     }
 
-    fn run_pod(&self) {
+    /// Starts the pod of its containers.
+    ///
+    /// # Panics
+    /// When the engine does not.
+    pub fn run_pod(&self) {
         let id = self.another_pod(self.pod_name(), &[]);
         *self.pod.borrow_mut() =
             id.unwrap_or_else(|reason| panic!("containerd starts no pod: {reason}\n{}", self.place.log("containerd")));
+    }
+
+    /// Removes it.
+    pub fn remove_own_pod(&self) -> Result<(), String> {
+        self.says(&["remove-pod", &self.pod.borrow()], "")
     }
 
     /// Creates a container in a pod; its id.
@@ -110,7 +139,8 @@ impl<'a> Kubernetes<'a> {
         Ok(run(&mut command)?.stdout.trim().to_owned())
     }
 
-    fn create(&self, name: &str, words: &[&str]) -> Result<String, String> {
+    /// Creates a container in its pod; its id.
+    pub fn create(&self, name: &str, words: &[&str]) -> Result<String, String> {
         let token = self
             .place
             .node
@@ -118,7 +148,13 @@ impl<'a> Kubernetes<'a> {
             .folder(&format!("kubelet/pods/{UID}/volumes/kubernetes.io~projected/kube-api-access-x"));
         fs::write(token.join("token"), TOKEN).expect("write a token");
         let mount = format!("{}:/var/run/secrets/kubernetes.io/serviceaccount", token.display());
-        self.create_in(&self.pod.borrow(), self.pod_name(), name, &["--seccomp", "default", "--mount", &mount], words)
+        self.create_in(
+            &self.pod.borrow(),
+            self.pod_name(),
+            name,
+            &["--seccomp", &self.seccomp, "--mount", &mount],
+            words,
+        )
     }
 
     /// Waits until a container has ended; its exit code and its log.
@@ -192,11 +228,15 @@ impl Engine for Kubernetes<'_> {
     }
 
     fn way(&self) -> &'static str {
-        if self.default { "default runtime" } else { "RuntimeClass" }
+        self.plugin.unwrap_or(if self.default { "default runtime" } else { "RuntimeClass" })
+    }
+
+    fn knows_who_executes(&self) -> bool {
+        self.plugin.is_none()
     }
 
     fn version(&self) -> String {
-        self.version.clone()
+        self.prepared.version.clone()
     }
 
     fn run(&self, name: &str, script: &str) -> Ran {
@@ -246,7 +286,7 @@ impl Engine for Kubernetes<'_> {
     fn told_late(&self) -> Vec<Field> {
         vec![
             ("/container/image/name", is("localhost/lab/guarded")),
-            ("/container/image/digest", is(&self.digest)),
+            ("/container/image/digest", is(&self.prepared.digest)),
             ("/container/pod/name", is(self.pod_name())),
             ("/identification/verdict/result", is("expected")),
         ]

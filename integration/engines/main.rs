@@ -16,6 +16,7 @@ mod examination;
 mod image;
 mod kubernetes;
 mod kubernetes_traps;
+mod nri;
 mod place;
 mod podman;
 mod podman_traps;
@@ -34,12 +35,14 @@ use crate::report::{Column, Report};
 type Examine = fn() -> Vec<Report>;
 
 /// The engines, and how each is examined: in places of their own, several at one time.
-const ENGINES: [(&str, Examine); 13] = [
+const ENGINES: [(&str, Examine); 15] = [
     ("docker", docker::by_default),
     ("docker", docker::by_option),
     ("containerd", containerd::by_class),
     ("containerd", containerd::by_default),
     ("containerd", containerd::by_ctr),
+    ("nri", nri::from_outside),
+    ("nri", nri::pre_installed),
     ("podman", podman::by_option),
     ("podman", podman::in_pod),
     ("podman", podman::by_hooks),

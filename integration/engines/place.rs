@@ -105,6 +105,33 @@ impl Place {
         self.daemons.borrow_mut().push((name.to_owned(), child));
     }
 
+    /// Pid of a daemon of the engine.
+    ///
+    /// # Panics
+    /// When none was started by that name.
+    pub fn daemon_pid(&self, name: &str) -> Pid {
+        let daemons = self.daemons.borrow();
+        let daemon = daemons.iter().find(|(known, _)| known == name).expect("a daemon by that name");
+        Pid::from_raw(i32::try_from(daemon.1.id()).expect("pid"))
+    }
+
+    /// Ends a daemon of the engine before its time.
+    ///
+    /// # Panics
+    /// When it does not end.
+    pub fn end_daemon(&self, name: &str, signal: Signal) {
+        let pid = self.daemon_pid(name);
+        let mut daemons = self.daemons.borrow_mut();
+        let at = daemons.iter().position(|(known, _)| known == name).expect("a daemon by that name");
+        let (_, mut child) = daemons.remove(at);
+        kill(pid, signal).expect("signal a daemon");
+        let deadline = Instant::now() + PATIENCE;
+        while child.try_wait().expect("wait").is_none() {
+            assert!(Instant::now() < deadline, "{name} did not end");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
     /// The end of what a daemon of the engine logged.
     pub fn log(&self, name: &str) -> String {
         let text = fs::read_to_string(self.path(&format!("{name}.log"))).unwrap_or_default();

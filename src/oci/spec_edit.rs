@@ -29,7 +29,8 @@ pub const HOOK_NAME: &str = "acctguard-hook";
 /// Value of `--own-seccomp` for a workload without a profile.
 pub const NO_SECCOMP: &str = "none";
 
-const OWN_SECCOMP: &str = "--own-seccomp";
+/// The workload's own seccomp profile before the edit, for the hook to put on record.
+pub const OWN_SECCOMP: &str = "--own-seccomp";
 /// Calls that the interception cannot watch, or only in part, for the hook to put on record.
 const UNWATCHED: &str = "--unwatched";
 /// On which ground the container's own process is put, for the hook to put on record.
@@ -156,6 +157,12 @@ pub fn is_intercepted(spec: &Value, listener_path: &str) -> bool {
 pub fn was_launched(spec: &Value) -> bool {
     let listens = own_arguments(spec).is_some_and(|arguments| arguments.iter().any(|word| word == LAUNCHER_LISTENS));
     listens || own_argument(spec, GROUND).as_deref() == Some(Ground::Seal.as_str())
+}
+
+/// Whether acctguard's createRuntime hook is in a document.
+#[must_use]
+pub fn has_own_hook(spec: &Value) -> bool {
+    own_arguments(spec).is_some()
 }
 
 /// The workload's own seccomp profile before acctguard's edit, as events say it: `none` or its default action.

@@ -11,6 +11,7 @@ mod control_messages;
 mod decoding;
 mod fanotify_events;
 mod hand_over;
+mod nri;
 mod paths;
 mod redaction;
 mod seccomp_profiles;
@@ -31,6 +32,7 @@ pub const TARGETS: [Target; 14] = [
     ("decoding", decoding::check),
     ("fanotify_events", fanotify_events::check),
     ("hand_over", hand_over::check),
+    ("nri", nri::check),
     ("paths", paths::check),
     ("redaction", redaction::check),
     ("seccomp_profiles", seccomp_profiles::check),

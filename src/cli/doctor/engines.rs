@@ -20,6 +20,8 @@ use crate::model::diagnostic::chain;
 
 /// The static launcher, beside the shim.
 const LAUNCHER: &str = "acctguard-launch";
+/// The NRI plugin of containerd and CRI-O, as the kernel keeps its name.
+const PLUGIN: &str = "acctguard-nri";
 /// Where hooks.d files of podman and CRI-O lie (oci-hooks(5)).
 const HOOK_FOLDERS: [&str; 2] = ["/usr/share/containers/oci/hooks.d", "/etc/containers/oci/hooks.d"];
 
@@ -82,6 +84,12 @@ fn registered(what: &str, engine: Engine, known: &Runtimes, shim: &Path) -> Chec
             let detail = "acctguard is not registered, a hook is there: creations are recorded, exec sessions are not seen, nothing is sealed";
             Check::note(what, detail, install)
         }
+        None if takes_plugins(engine) && plugin_runs(Path::new("/proc")) => {
+            let detail = "acctguard is not registered, its NRI plugin runs: creations are recorded, calls are intercepted where the engine \
+                allows that to a plugin, nothing is sealed; while the plugin is away containers start without";
+            let remedy = format!("have the engine require it (required_plugins = [\"acctguard\"]), or {install}");
+            Check::note(what, detail, remedy)
+        }
         None => {
             Check::note(what, "acctguard is not registered: its containers and exec sessions are not seen", install)
         }
@@ -91,6 +99,18 @@ fn registered(what: &str, engine: Engine, known: &Runtimes, shim: &Path) -> Chec
 fn has_hook(engine: Engine) -> bool {
     let reads_hooks = matches!(engine, Engine::Podman | Engine::Crio);
     reads_hooks && HOOK_FOLDERS.iter().any(|folder| Path::new(folder).join("acctguard.json").exists())
+}
+
+const fn takes_plugins(engine: Engine) -> bool {
+    matches!(engine, Engine::Containerd | Engine::Crio)
+}
+
+/// Whether a process of this name is below `proc`, whoever started it: systemd, or an engine out of its folder of plugins.
+fn plugin_runs(proc: &Path) -> bool {
+    let processes = std::fs::read_dir(proc).into_iter().flatten().flatten();
+    processes
+        .filter(|process| process.file_name().to_string_lossy().bytes().all(|byte| byte.is_ascii_digit()))
+        .any(|process| std::fs::read_to_string(process.path().join("comm")).is_ok_and(|name| name.trim_end() == PLUGIN))
 }
 
 fn seal(what: &str, config: &Config, shim: &Path, has_landlock: bool) -> Check {
@@ -206,6 +226,17 @@ mod tests {
         assert!(beside.detail.contains("registered as a, beside the default runtime runc"), "{beside:?}");
         let none = line(&Runtimes { default: "runc".to_owned(), known: std::collections::BTreeMap::default() });
         assert_eq!(none.remedy.as_deref(), Some("acctguard install --engine docker"));
+    }
+
+    #[test]
+    fn a_plugin_that_runs_is_seen() {
+        let proc = tempfile::tempdir().expect("folder");
+        for (process, name, runs) in [("self", PLUGIN, false), ("7", "bash", false), ("8", PLUGIN, true)] {
+            let folder = proc.path().join(process);
+            std::fs::create_dir(&folder).expect("makes");
+            std::fs::write(folder.join("comm"), format!("{name}\n")).expect("writes");
+            assert_eq!(plugin_runs(proc.path()), runs, "{process} {name}");
+        }
     }
 
     #[test]

@@ -1,0 +1,5 @@
+//! The NRI plugin; see [`acctguard::nri`].
+
+fn main() -> std::process::ExitCode {
+    acctguard::nri::main()
+}
