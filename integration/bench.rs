@@ -223,7 +223,9 @@ fn measure_launcher_that_listens(nodes: &Nodes, program: &[u8], bounds: &Bounds)
 fn launcher_events(events: &[TraceEvent]) -> Option<(&TraceEvent, Vec<&TraceEvent>)> {
     let program = events.iter().find(|event| event.executed() == Some("/bench"))?;
     let mut own: Vec<_> = events.iter().filter(|event| event.pid == program.pid && event.at < program.at).collect();
-    let calls = own.split_off(own.iter().rposition(|event| event.executed().is_some())? + 1);
+    let mut calls = own.split_off(own.iter().rposition(|event| event.executed().is_some())? + 1);
+    // the end of the execve(2) itself
+    calls.retain(|event| !event.what.starts_with(&format!("sys_exit: NR {} ", nix::libc::SYS_execve)));
     Some((own.pop()?, calls))
 }
 
@@ -262,6 +264,15 @@ impl TraceEvent {
     }
 }
 
+/// What the launcher does for each entry of a sealed directory; it begins and ends with other calls.
+const FREQUENT: [nix::libc::c_long; 5] = [
+    nix::libc::SYS_openat,
+    nix::libc::SYS_newfstatat,
+    nix::libc::SYS_landlock_add_rule,
+    nix::libc::SYS_close,
+    nix::libc::SYS_readlink,
+];
+
 /// An instance of the kernel's tracing of our own (Documentation/trace/ftrace.rst, "Instances"); gone when dropped.
 struct Trace {
     instance: PathBuf,
@@ -289,9 +300,11 @@ impl Trace {
         fs::write(self.instance.join(name), value).unwrap_or_else(|error| panic!("trace {name}: {error}"));
     }
 
-    /// Tells the ends of system calls of processes of that name, too.
+    /// Tells the ends of system calls of processes of that name, too; but of those of which there are hundreds: to tell them would take
+    /// longer than to make them.
     fn watch_calls_of(&self, name: &str) {
-        self.set("events/raw_syscalls/sys_exit/filter", &format!("comm == \"{name}\""));
+        let others = FREQUENT.map(|number| format!(" && id != {number}")).concat();
+        self.set("events/raw_syscalls/sys_exit/filter", &format!("comm == \"{name}\"{others}"));
         self.set("events/raw_syscalls/sys_exit/enable", "1");
     }
 
