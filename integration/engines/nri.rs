@@ -313,7 +313,9 @@ impl Lab<'_> {
         .and_then(|()| self.unrecorded("while-the-installed-plugin-is-away"));
         self.place.end_daemon("containerd", Signal::SIGTERM);
         containerd::serve(self.place, false, &configuration(self.place));
-        let outcome = outcome.and_then(|()| self.recorded("after-the-engine-started-it-again"));
+        let outcome = outcome
+            .and_then(|()| crate::patiently(|| self.guarded.says(&["list"], "")))
+            .and_then(|()| self.recorded("after-the-engine-started-it-again"));
         self.guarded.remove(&id);
         outcome
     }
