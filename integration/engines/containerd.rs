@@ -19,9 +19,18 @@ pub const IMAGE: &str = "localhost/lab/guarded:1";
 /// The image of a pod's own container.
 pub const PAUSE: &str = "localhost/lab/pause:1";
 
+/// How acctguard is registered with the CRI.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Registered {
+    /// Beside the default runtime.
+    Class,
+    /// As the default runtime.
+    Default,
+}
+
 /// Examines `ctr`.
 pub fn by_ctr() -> Vec<Report> {
-    let place = start("ctr", false);
+    let place = start("ctr", None);
     let engine = Ctr { place: &place };
     engine.import("lab", &[(IMAGE, image::guarded(&place, IMAGE))]);
     let mut report = Report::new("containerd", &engine.version(), engine.way());
@@ -32,16 +41,17 @@ pub fn by_ctr() -> Vec<Report> {
 
 /// Examines a handler of a RuntimeClass.
 pub fn by_class() -> Vec<Report> {
-    as_kubernetes(false)
+    as_kubernetes(Registered::Class)
 }
 
 /// Examines acctguard as the default runtime of pods.
 pub fn by_default() -> Vec<Report> {
-    as_kubernetes(true)
+    as_kubernetes(Registered::Default)
 }
 
-fn as_kubernetes(default: bool) -> Vec<Report> {
-    let place = start(if default { "cri-default" } else { "cri-class" }, default);
+fn as_kubernetes(registered: Registered) -> Vec<Report> {
+    let default = registered == Registered::Default;
+    let place = start(if default { "cri-default" } else { "cri-class" }, Some(registered));
     let mut report = kubernetes::examine(&place, &prepare_pods(&place), default);
     crate::leave(&place, &mut report);
     vec![report]
@@ -52,10 +62,10 @@ pub fn socket(place: &Place) -> String {
     place.path("containerd/containerd.sock").display().to_string()
 }
 
-/// A place and the engine in it; `default` has acctguard as the default runtime of pods.
-fn start(name: &str, default: bool) -> Place {
+/// A place and the engine in it; acctguard registered as `acctguard install` does it, as the default runtime of pods or beside it.
+fn start(name: &str, registered: Option<Registered>) -> Place {
     let place = Place::new(name, Runtime::Runc);
-    serve(&place, default, "");
+    serve(&place, registered, "");
     place
 }
 
@@ -67,49 +77,70 @@ pub fn prepare_pods(place: &Place) -> Prepared {
 }
 
 /// Starts the engine in a place; `more` goes to the end of its configuration.
-pub fn serve(place: &Place, default: bool, more: &str) {
-    let folder = |name: &str| place.node.scratch.folder(&format!("containerd/{name}")).display().to_string();
-    let text = format!(
-        r#"version = 2
-root = "{root}"
-state = "{state}"
-[grpc]
-address = "{socket}"
-[plugins."io.containerd.internal.v1.opt"]
-path = "{opt}"
-[plugins."io.containerd.grpc.v1.cri"]
-sandbox_image = "{PAUSE}"
-# lowering it needs a capability that is not everywhere
-restrict_oom_score_adj = true
-stream_server_address = "127.0.0.1"
-[plugins."io.containerd.grpc.v1.cri".cni]
-bin_dir = "{opt}"
-conf_dir = "{cni}"
-[plugins."io.containerd.grpc.v1.cri".containerd]
-default_runtime_name = "{default}"
-[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
-runtime_type = "io.containerd.runc.v2"
-[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.acctguard]
-runtime_type = "io.containerd.runc.v2"
-pod_annotations = ["acctguard.io/*", "kubernetes.io/config.*"]
-[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.acctguard.options]
-BinaryName = "{shim}"
-{more}
-"#,
-        root = folder("root"),
-        state = folder("state"),
-        socket = socket(place),
-        opt = folder("opt"),
-        cni = folder("cni"),
-        default = if default { "acctguard" } else { "runc" },
-        shim = program("acctguard-runtime").display(),
-    );
+pub fn serve(place: &Place, registered: Option<Registered>, more: &str) {
     let file = place.path("containerd/config.toml");
-    fs::write(&file, text).expect("write config.toml");
+    place.node.scratch.folder("containerd/conf.d");
+    let text = configuration(place, is_of_version_2(place)) + more;
+    fs::write(&file, &text).expect("write config.toml");
+    if let Some(registered) = registered {
+        let class: &[&str] = if registered == Registered::Class { &["--class"] } else { &[] };
+        let mut install = place.install("containerd");
+        finish(install.args(class).arg("--engine-config").arg(&file)).ok();
+        let is_kept = fs::read_to_string(&file).is_ok_and(|now| now == text);
+        let drop_in = place.path("containerd/conf.d/99-acctguard.toml").exists();
+        assert_eq!(
+            (is_kept, drop_in),
+            (is_of_version_2(place), is_of_version_2(place)),
+            "a drop-in where there can be one"
+        );
+    }
     let mut command = Command::new("containerd");
     command.arg("--config").arg(file);
     let ctr = Ctr { place };
     place.serve("containerd", &command, || finish(&mut ctr.ctr("default", &["plugins", "ls"])).code() == 0);
+}
+
+/// Whether containerd is 2.0 or later.
+fn is_of_version_2(place: &Place) -> bool {
+    let version = crate::first_version(&finish(place.command("containerd").arg("--version")).stdout);
+    !version.starts_with("1.")
+}
+
+/// A main file without acctguard, as containerd 1 has it (version 2, nothing imported) or containerd 2 (version 3, conf.d imported).
+fn configuration(place: &Place, newer: bool) -> String {
+    let folder = |name: &str| place.node.scratch.folder(&format!("containerd/{name}")).display().to_string();
+    let (root, state, opt, cni) = (folder("root"), folder("state"), folder("opt"), folder("cni"));
+    let (version, imports, runtime, sandbox) = if newer {
+        let images = "io.containerd.cri.v1.images";
+        let sandbox = format!("[plugins.\"{images}\".pinned_images]\nsandbox = \"{PAUSE}\"");
+        (3, "imports = [\"conf.d/*.toml\"]", "io.containerd.cri.v1.runtime", sandbox)
+    } else {
+        let cri = "io.containerd.grpc.v1.cri";
+        (2, "", cri, format!("[plugins.\"{cri}\"]\nsandbox_image = \"{PAUSE}\""))
+    };
+    // lowering the OOM score needs a capability that is not everywhere; in version 2, one section has both
+    let section = if newer { format!("\n[plugins.\"{runtime}\"]") } else { String::new() };
+    format!(
+        r#"version = {version}
+root = "{root}"
+state = "{state}"
+{imports}
+[grpc]
+address = "{socket}"
+[plugins."io.containerd.internal.v1.opt"]
+path = "{opt}"
+{sandbox}{section}
+restrict_oom_score_adj = true
+[plugins."{runtime}".cni]
+bin_dir = "{opt}"
+conf_dir = "{cni}"
+[plugins."{runtime}".containerd]
+default_runtime_name = "runc"
+[plugins."{runtime}".containerd.runtimes.runc]
+runtime_type = "io.containerd.runc.v2"
+"#,
+        socket = socket(place),
+    )
 }
 
 /// containerd by `ctr`.

@@ -7,7 +7,6 @@ use serde_json::json;
 
 use crate::engine::{Engine, Expected, Field, Ran, common_fields, is};
 use crate::harness::command::{Done, finish};
-use crate::harness::machine::program;
 use crate::harness::node::Runtime;
 use crate::image;
 use crate::place::{Place, run, said};
@@ -15,6 +14,9 @@ use crate::report::{Column, Report};
 
 /// The image of the small root file system.
 pub const IMAGE: &str = "lab/guarded:1";
+
+/// Docker that no longer lowers its own OOM score, and takes no setting for that.
+const FIRST_WITHOUT_OOM_SCORE: u32 = 25;
 
 /// Examines `--runtime`.
 pub fn by_option() -> Vec<Report> {
@@ -42,25 +44,26 @@ fn examine(default: bool) -> Vec<Report> {
     vec![report]
 }
 
-/// Writes `/etc/docker/daemon.json` and starts dockerd, which starts a containerd of its own.
+/// Writes `/etc/docker/daemon.json`, has acctguard registered in it and starts dockerd, which starts a containerd of its own.
 fn start(place: &Place, default: bool) {
     let folder = |name: &str| place.node.scratch.folder(&format!("docker/{name}"));
     let mut config = json!({
-        "runtimes": {"acctguard": {"path": program("acctguard-runtime")}},
         "data-root": folder("data"), "exec-root": folder("exec"),
         "pidfile": place.path("docker/dockerd.pid"),
         "hosts": [format!("unix://{}", socket(place))],
         "iptables": false, "ip6tables": false, "ip-forward": false, "bridge": "none", "userland-proxy": false,
         "exec-opts": ["native.cgroupdriver=cgroupfs"], "cgroup-parent": format!("/{}", place.group),
         "storage-driver": "overlay2",
-        // lowering it needs a capability that is not everywhere
-        "oom-score-adjust": 0,
     });
-    if default {
-        config["default-runtime"] = json!("acctguard");
+    let version = crate::first_version(&finish(place.command("dockerd").arg("--version")).stdout);
+    let major = version.split('.').next().and_then(|major| major.parse().ok()).unwrap_or(0);
+    if major < FIRST_WITHOUT_OOM_SCORE {
+        // lowering it needs a capability that is not everywhere
+        config["oom-score-adjust"] = json!(0);
     }
     fs::create_dir_all("/etc/docker").expect("make /etc/docker");
     fs::write("/etc/docker/daemon.json", config.to_string()).expect("write daemon.json");
+    finish(place.install("docker").args(if default { None } else { Some("--class") })).ok();
     let docker = Docker { place, default };
     place.serve("dockerd", &Command::new("dockerd"), || finish(&mut docker.docker(&["info"])).code() == 0);
 }

@@ -31,7 +31,7 @@ type Outcome = Result<(), String>;
 /// Examines a plugin that connects by itself.
 pub fn from_outside() -> Vec<Report> {
     let place = Place::new("nri-outside", Runtime::Runc);
-    containerd::serve(&place, false, &configuration(&place));
+    containerd::serve(&place, None, &configuration(&place));
     let prepared = containerd::prepare_pods(&place);
     start_plugin(&place, &program("acctguard-nri"));
     let report = examine(&place, &prepared, "NRI, from outside", |lab| {
@@ -58,7 +58,7 @@ pub fn pre_installed() -> Vec<Report> {
     let place = Place::new("nri-installed", Runtime::Runc);
     symlink(program("acctguard-nri"), place.node.scratch.folder("nri-plugins").join("90-acctguard"))
         .expect("link the plugin");
-    containerd::serve(&place, false, &configuration(&place));
+    containerd::serve(&place, None, &configuration(&place));
     let prepared = containerd::prepare_pods(&place);
     let report = examine(&place, &prepared, "NRI, pre-installed", |lab| {
         vec![("the plugin is killed: the engine goes on without, and starts it with itself", lab.installed_killed())]
@@ -238,7 +238,7 @@ impl Lab<'_> {
         let id = self.guarded.launch("guarded-restarted");
         self.place.end_daemon("containerd", Signal::SIGTERM);
         let outcome = {
-            containerd::serve(self.place, false, &configuration(self.place));
+            containerd::serve(self.place, None, &configuration(self.place));
             // its log begins anew
             self.meet(0)
         };
@@ -312,7 +312,7 @@ impl Lab<'_> {
         .and_then(|()| self.still_guarded(&id, "mallory"))
         .and_then(|()| self.unrecorded("while-the-installed-plugin-is-away"));
         self.place.end_daemon("containerd", Signal::SIGTERM);
-        containerd::serve(self.place, false, &configuration(self.place));
+        containerd::serve(self.place, None, &configuration(self.place));
         let outcome = outcome
             .and_then(|()| crate::patiently(|| self.guarded.says(&["list"], "")))
             .and_then(|()| self.recorded("after-the-engine-started-it-again"));

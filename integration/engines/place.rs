@@ -65,6 +65,13 @@ impl Place {
         self.node.start_daemon();
     }
 
+    /// `acctguard install`, of the shim as it is built here.
+    pub fn install(&self, engine: &str) -> Command {
+        let mut command = self.node.program("acctguard");
+        command.args(["install", "--engine", engine, "--shim"]).arg(program("acctguard-runtime"));
+        command
+    }
+
     /// A link to the shim by another name, as engines that look at a runtime's name need it.
     pub fn shim_as(&self, name: &str) -> PathBuf {
         let link = self.node.scratch.folder("shims").join(name);

@@ -32,8 +32,8 @@ const SECTIONS: [&str; 3] = ["io.containerd.cri.v1.runtime", "io.containerd.grpc
 const DEFAULT_RUNTIME: &str = "runc";
 /// The shims that run a program with runc's command line, and the option that names it.
 const SHIMS_OF_RUNC: [&str; 2] = ["io.containerd.runc.v2", "io.containerd.runc.v1"];
-/// Annotations of pods and images that policy may be told by.
-const ANNOTATIONS: &str = "acctguard.io/*";
+/// What of a pod's annotations runtimes are handed: policy's words, and by which the kubelet tells a static pod.
+const ANNOTATIONS: [&str; 2] = ["acctguard.io/*", "kubernetes.io/config.*"];
 /// Most files that are followed.
 const MAX_FILES: usize = 256;
 
@@ -276,8 +276,10 @@ impl Configuration {
         }
         for list in ["pod_annotations", "container_annotations"] {
             let mut annotations = runtime.get(list).and_then(Value::as_array).cloned().unwrap_or_default();
-            if !annotations.iter().any(|known| known.as_str() == Some(ANNOTATIONS)) {
-                annotations.push(Value::String(ANNOTATIONS.to_owned()));
+            for pattern in ANNOTATIONS {
+                if !annotations.iter().any(|known| known.as_str() == Some(pattern)) {
+                    annotations.push(Value::String(pattern.to_owned()));
+                }
             }
             runtime.insert(list.to_owned(), Value::Array(annotations));
         }

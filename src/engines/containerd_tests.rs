@@ -58,7 +58,11 @@ fn every_kind_of_configuration_comes_to_the_shim_as_default_or_beside() {
             assert_eq!(runtimes.program("acctguard"), Program::Path(SHIM.into()), "{what}");
             assert_eq!(runtimes.default == "acctguard", is_default, "{what}");
             let runtime = toml_text::table(&after.effective, &["runtimes", "acctguard"]).unwrap();
-            assert_eq!(runtime["pod_annotations"], Value::from(vec!["acctguard.io/*"]), "{what}");
+            assert_eq!(
+                runtime["pod_annotations"],
+                Value::from(vec!["acctguard.io/*", "kubernetes.io/config.*"]),
+                "{what}"
+            );
         }
     }
 }
@@ -71,7 +75,7 @@ fn the_options_of_the_runtime_in_use_are_carried_over() {
     let runtime = toml_text::table(&after.effective, &["runtimes", "acctguard"]).unwrap();
     assert_eq!(runtime["options"]["SystemdCgroup"], Value::Boolean(true));
     assert_eq!(runtime["options"]["BinaryName"], Value::from(SHIM));
-    assert_eq!(runtime["pod_annotations"], Value::from(vec!["a.b/*", "acctguard.io/*"]));
+    assert_eq!(runtime["pod_annotations"], Value::from(vec!["a.b/*", "acctguard.io/*", "kubernetes.io/config.*"]));
     assert_eq!(runtime["privileged_without_host_devices"], Value::Boolean(true));
     let edited = &edits[0].text;
     assert!(edited.contains("# ours\n") && edited.contains("default_runtime_name = \"acctguard\" # why\n"), "{edited}");

@@ -8,13 +8,16 @@ use crate::oci::seccomp_flags::WAIT_KILLABLE;
 const FIRST_CRUN: [u32; 3] = [1, 8, 1];
 
 const ANNOTATIONS: &str = "annotations";
+/// Told by crun (crun `libcrun_container_get_features`).
+const CRUN_VERSION: &str = "run.oci.crun.version";
 /// Told by runc (runc `features.go`).
 const LIBSECCOMP: &str = "io.github.seccomp.libseccomp.version";
 
 /// Whether a runtime whose `features` printed `text` sets [`WAIT_KILLABLE`] when it is told to.
 ///
 /// `supportedFlags` are those that also the kernel and the runtime's libseccomp have; a runtime that does not tell them is taken at
-/// its `knownFlags` (features-linux.md, "Seccomp").
+/// its `knownFlags` (features-linux.md, "Seccomp"). crun's features list no flags at all (1.21, 1.28), and are taken at its version: it
+/// hands the flag to the kernel itself, whatever its libseccomp.
 ///
 /// # Errors
 /// One line that says why not.
@@ -23,7 +26,9 @@ pub fn waits_killable(text: &str) -> Result<(), String> {
         serde_json::from_str(text).map_err(|_| "the runtime's features are not JSON: is it too old for them?")?;
     let seccomp = &features["linux"]["seccomp"];
     let Some(flags) = ["supportedFlags", "knownFlags"].iter().find_map(|key| seccomp[*key].as_array()) else {
-        return Err("the runtime's features list no seccomp flags".to_owned());
+        let of_crun = features[ANNOTATIONS][CRUN_VERSION].as_str().and_then(version);
+        let sets = seccomp["enabled"] == true && of_crun.is_some_and(|version| version >= FIRST_CRUN);
+        return if sets { Ok(()) } else { Err("the runtime's features list no seccomp flags".to_owned()) };
     };
     if flags.iter().any(|flag| flag == WAIT_KILLABLE) {
         Ok(())
@@ -77,6 +82,22 @@ mod tests {
                 Err("do not list SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV (its libseccomp is 2.5.4)"),
             ),
             (r#"{"linux":{"seccomp":{"enabled":true}}}"#, Err("list no seccomp flags")),
+            (
+                r#"{"linux":{"seccomp":{"enabled":true,"actions":["SCMP_ACT_NOTIFY"]}},"annotations":{"run.oci.crun.version":"1.28"}}"#,
+                Ok(()),
+            ),
+            (
+                r#"{"linux":{"seccomp":{"enabled":false}},"annotations":{"run.oci.crun.version":"1.28"}}"#,
+                Err("list no seccomp flags"),
+            ),
+            (
+                r#"{"linux":{"seccomp":{"enabled":true}},"annotations":{"run.oci.crun.version":"0.17"}}"#,
+                Err("list no seccomp flags"),
+            ),
+            (
+                r#"{"linux":{"seccomp":{"enabled":true,"knownFlags":[]}},"annotations":{"run.oci.crun.version":"1.99"}}"#,
+                Err("do not list"),
+            ),
             (r#"[]"#, Err("list no seccomp flags")),
             ("unknown command features\n", Err("not JSON")),
             ("", Err("not JSON")),

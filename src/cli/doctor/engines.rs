@@ -175,7 +175,7 @@ fn untold(what: &str, engine: Engine) -> Vec<Check> {
             ACCOUNT,
             (
                 "it hands on no labels of a pod, and annotations only as far as pod_annotations says: what a pod belongs to is not told without",
-                "have pod_annotations of the runtime hold kubernetes.io/config.* for static pods; look others' ownerReferences up by their uid",
+                "acctguard install has it hold kubernetes.io/config.*, which tells static pods; look others' ownerReferences up by their uid",
             ),
             (
                 "it tells images' digests, and ctr's images, when it is asked: after a creation, as container.identified",
