@@ -1,8 +1,8 @@
 //! Asks engines, by a thread of its own, what they had not told of a container when its creation was recorded, and records what they
 //! tell as `container.identified`. The creation waits for none of this.
 //!
-//! - Bounded: one thread; at most [`MAX_WAITING`] containers wait; each is asked for [`PAUSES`] times at most, [`LIMIT`] each time, and no
-//!   more once [`PATIENCE`] is over. An engine that hangs costs its own containers their names and nothing else.
+//! - Bounded: one thread; at most 1024 containers wait; an engine is asked five times for each, for a second each time, and no more two
+//!   minutes after its creation. An engine that hangs costs its own containers their names, and others some time until they have theirs.
 //! - Once: the event's id is made of the creation's ([`Identification::id_for`]), and the store knows ids. It is durable together with
 //!   what is kept of the container; a worker that follows asks anew where neither is there.
 //! - What policy says of the container it says from then on by what is known: a document that names images may apply, or no more. That is
