@@ -116,8 +116,8 @@ macro_rules! each {
 }
 
 each! {
-    accounts audit_records command_lines config_edit configuration control_messages decoding fanotify_events hand_over
-    nri paths redaction seccomp_profiles states
+    accounts audit_records command_lines config_edit configuration containerd_answers control_messages decoding
+    fanotify_events hand_over nri paths redaction seccomp_profiles states
 }
 
 /// A target that takes everything would be worth nothing: one that fails is told with its input.

@@ -65,7 +65,7 @@ impl Likeness {
     pub fn of(status: &Stat, file_system: impl FnOnce() -> Option<u64>) -> Option<Self> {
         let candidate = status.st_nlink > 1 && ObjectKind::of(status.st_mode) == ObjectKind::Regular;
         (candidate && file_system() == Some(Self::OVERLAYFS)).then_some(Self {
-            links: status.st_nlink,
+            links: widened(status.st_nlink),
             bytes: status.st_size,
             owner: (status.st_uid, status.st_gid),
             mode: status.st_mode,
@@ -73,6 +73,11 @@ impl Likeness {
             changed: (status.st_ctime, status.st_ctime_nsec),
         })
     }
+}
+
+/// A number of links: 64 bits on x86_64, 32 on aarch64 (asm/stat.h).
+fn widened(number: impl Into<u64>) -> u64 {
+    number.into()
 }
 
 /// Magic number of the file system that `descriptor` lies on (statfs(2)).
