@@ -103,7 +103,7 @@ run_contained() {
 
 # Ends what is left of the program, its containers by their control groups, and removes its folder.
 clear_away() {
-    local group pid
+    local group pid place
     kill -KILL "$contained_pid" 2>/dev/null || true
     while read -r group; do
         while read -r pid; do
