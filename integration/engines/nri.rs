@@ -81,10 +81,10 @@ fn configuration(place: &Place) -> String {
     )
 }
 
-/// How often the engine has told that a plugin works.
+/// How often the engine has told that a plugin works: in containerd 2's words it "connected and synchronized".
 fn meetings(place: &Place) -> usize {
     let log = fs::read_to_string(place.path("containerd.log")).unwrap_or_default();
-    log.matches("connected and synchronized").count()
+    log.matches("\\\" connected").count()
 }
 
 fn start_plugin(place: &Place, program: &Path) {

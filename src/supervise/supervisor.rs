@@ -118,6 +118,8 @@ pub struct Supervisor {
     threads: KnownThreads,
     unsettled: Arc<Unsettled>,
     told_broken_broker: bool,
+    /// Whether an exec session that nobody registered is on record.
+    told_session: bool,
     neighbours: Arc<dyn Neighbours>,
     /// What a sealed workload was granted; `None` where it is not sealed, or where that was not seen.
     granted: Option<Granted>,
@@ -140,6 +142,7 @@ impl Supervisor {
             threads: KnownThreads::default(),
             unsettled: Arc::default(),
             told_broken_broker: false,
+            told_session: false,
             neighbours: Arc::new(Alone),
             granted: None,
         }
@@ -184,7 +187,7 @@ impl Supervisor {
     /// A supervisor for a listener that was adopted while its workload runs.
     #[must_use]
     pub fn adopt(listener: Arc<Listener>, case: Arc<Case>, recorder: Arc<dyn Recorder>, origin: Origin) -> Self {
-        Self { phase: Phase::Workload, ..Self::new(listener, case, recorder, origin) }
+        Self { phase: Phase::Workload, told_session: true, ..Self::new(listener, case, recorder, origin) }
     }
 
     /// Whether `notification` is the call by which the runtime's own init becomes the workload.
@@ -328,8 +331,8 @@ impl Supervisor {
         }
         self.unsettled.calls().note_call(notification);
         let policy = self.case.policy();
+        self.learn_session(notification, &decoded, now);
         if is_first_execve {
-            self.learn_session(notification, &decoded, now);
             let look_around = || Granted::look_around(self.case.root().as_ref(), &policy.databases);
             self.granted = (self.origin.ground == Ground::Seal).then(look_around);
         }
@@ -382,15 +385,18 @@ impl Supervisor {
         observe::observe(request, &target, &guarded)
     }
 
-    /// Takes the arguments of an exec that nobody registered from its first execve, and records the exec.
+    /// Takes the arguments of an exec that nobody registered from its first execve, and records the exec. One that a signal cancels, as
+    /// runc's own does, cannot be read and comes again.
     fn learn_session(&mut self, notification: &Notification, decoded: &Decoded, now: Moment) {
         let (Some(session), Decoded::Request(request)) = (&mut self.origin.session, decoded) else { return };
-        if !session.argv.is_empty() {
+        let is_execve = matches!(request.operation, Operation::Execute { .. });
+        if self.told_session || !session.argv.is_empty() || !is_execve {
             return;
         }
         let target = LiveTarget::new(&self.listener, notification);
         let Ok(arguments) = program_arguments::of_request(request, &target) else { return };
         session.argv = actor::shown(&arguments);
+        self.told_session = true;
         let mut event = self.case.event(Kind::ContainerExec, Severity::Info, now);
         event.session = Some(session.clone());
         self.recorder.record_or_keep(event);
