@@ -15,10 +15,16 @@ use crate::supervise::broker::Broker;
 use crate::supervise::broker::KeptSlot;
 use crate::supervise::broker::remembering::Memory;
 use crate::supervise::broker::remembering::ReadMemory;
+use crate::supervise::decode::Decoded;
+use crate::supervise::decode::Operation;
+use crate::supervise::decode::decode;
 use crate::supervise::moment::Moment;
 
 /// A deed whose reply did not arrive is kept for so long: for as long as a signal handler may run.
 const KEPT_WINDOW: Duration = Duration::from_secs(5);
+
+/// For so long it is kept for a call that the program makes, which it does at once.
+const PROGRAMS_WINDOW: Duration = Duration::from_secs(1);
 
 /// Most that a thread runs for a call that is made again after a freeze: the kernel's own work.
 const RUN_TO_MAKE_A_CALL_AGAIN: Duration = Duration::from_millis(1);
@@ -71,25 +77,24 @@ impl Meant {
         }
     }
 
-    /// Whether `notification` is the same call, of whose arguments in `memory` only the beginning may be known yet.
-    ///
-    /// The kernel makes a call again in the same thread, from the same registers (signal(7), `SA_RESTART`). A program that is told EINTR
-    /// makes it again as it likes: Go's does in whichever of its threads is free, with its paths elsewhere in memory. That is the same
-    /// call for a thread that is like the first one: it either adopts what was done for that, or would find it done.
+    /// Whether `notification` is the same call, made again by the kernel: in the same thread, from the same registers (signal(7),
+    /// `SA_RESTART`). Of its arguments in `memory` only the beginning may be known yet.
     pub(super) fn is(&self, notification: &Notification, memory: &dyn Memory) -> bool {
-        let is_callers = self.tid == notification.tid;
-        self.number == notification.nr
-            && (is_callers && self.is_made_by_the_kernel(notification, memory)
-                || self.says_the_same(notification, memory)
-                    && (is_callers || thread::are_alike(self.tid, notification.tid)))
-    }
-
-    fn is_made_by_the_kernel(&self, notification: &Notification, memory: &dyn Memory) -> bool {
-        self.arguments == notification.args
+        (self.tid, self.number, self.arguments) == (notification.tid, notification.nr, notification.args)
             && match &self.read {
                 Read::Known(known) => memory.read_so_far().iter().all(|read| known.contains(read)),
                 Read::Digest(known) => digest(&memory.read_so_far()) == *known,
             }
+    }
+
+    /// Whether `notification` is the same call, made again by a program that was told EINTR, as it likes: Go's does in whichever of its
+    /// threads is free, with its paths elsewhere in memory. A thread that is like the first one either adopts what was done, or would find
+    /// it done. So this is only asked of what cannot be done twice: all else it had better find as it is by then.
+    pub(super) fn is_again(&self, notification: &Notification, memory: &dyn Memory) -> bool {
+        self.number == notification.nr
+            && is_done_once(notification)
+            && self.says_the_same(notification, memory)
+            && (self.tid == notification.tid || thread::are_alike(self.tid, notification.tid))
     }
 
     /// Whether both give the same values and the same texts, wherever these lie.
@@ -106,6 +111,21 @@ impl Meant {
                     && digest(&read) == *known
             }
         }
+    }
+}
+
+/// Whether the call, done a second time, fails for having been done: what makes a name, moves it or takes it away.
+fn is_done_once(notification: &Notification) -> bool {
+    match decode(notification.arch, notification.nr, notification.args) {
+        Decoded::Request(request) => match request.operation {
+            Operation::Open { flags, .. } => flags.is_exclusive(),
+            Operation::Rename { .. }
+            | Operation::Link { .. }
+            | Operation::MakeEntry { .. }
+            | Operation::Unlink { .. } => true,
+            _ => false,
+        },
+        _ => false,
     }
 }
 
@@ -161,7 +181,11 @@ impl Kept {
 
     /// Whether `notification` is the call that it was done for, its arguments lying in `memory`.
     pub(super) fn is_of(&self, notification: &Notification, memory: &dyn Memory, now: Moment) -> bool {
-        self.meant.is(notification, memory) && !self.is_over(now)
+        let is_again = || {
+            let succeeded = matches!(self.reply, Reply::Inject { .. } | Reply::Answer(Answer::Value(_)));
+            succeeded && now.since(self.at) <= PROGRAMS_WINDOW && self.meant.is_again(notification, memory)
+        };
+        !self.is_over(now) && (self.meant.is(notification, memory) || is_again())
     }
 
     /// Whether its caller was stopped or frozen ever since, and so did nothing but make its call again.
@@ -216,6 +240,8 @@ pub(super) mod tests {
     use super::*;
 
     const GONE: u32 = 0;
+    /// `AUDIT_ARCH_X86_64` (linux/audit.h).
+    const X86_64: u32 = 0xc000_003e;
 
     /// A memory in which these texts lie; how many of them were read.
     pub struct Texts<'a>(pub usize, pub &'a [(u64, &'a str)]);
@@ -233,7 +259,7 @@ pub(super) mod tests {
     }
 
     fn rename(tid: u32, old: u64, new: u64) -> Notification {
-        Notification { id: 1, tid, arch: 1, nr: 82, args: [old, new, 7, 0, 0, 0] }
+        Notification { id: 1, tid, arch: X86_64, nr: 82, args: [old, new, 7, 0, 0, 0] }
     }
 
     #[test]
@@ -242,14 +268,34 @@ pub(super) mod tests {
         let memory = Texts(2, &[(64, "/a"), (80, "/b")]);
         let known = Meant::new(&rename(own, 64, 80), memory.read_so_far());
         for meant in [&known, &Meant::left(&rename(own, 64, 80), known.digest())] {
+            let is = |call: &Notification, memory: &Texts<'_>| meant.is(call, memory) || meant.is_again(call, memory);
             assert!(meant.is(&rename(own, 64, 80), &memory));
-            assert!(meant.is(&rename(own, 128, 64), &Texts(2, &[(128, "/a"), (64, "/b")])), "elsewhere in memory");
-            assert!(!meant.is(&rename(own, 64, 80), &Texts(2, &[(64, "/b"), (80, "/a")])), "the other way round");
-            assert!(!meant.is(&rename(GONE, 64, 80), &memory), "a thread that is not like it");
+            assert!(is(&rename(own, 128, 64), &Texts(2, &[(128, "/a"), (64, "/b")])), "elsewhere in memory");
+            assert!(!is(&rename(own, 64, 80), &Texts(2, &[(64, "/b"), (80, "/a")])), "the other way round");
+            assert!(!is(&rename(GONE, 64, 80), &memory), "a thread that is not like it");
             let other_value = Notification { args: [64, 80, 8, 0, 0, 0], ..rename(own, 64, 80) };
-            assert!(!meant.is(&other_value, &memory));
+            assert!(!is(&other_value, &memory));
         }
-        assert!(known.is(&rename(own, 128, 64), &Texts(0, &[(128, "/a"), (64, "/b")])), "nothing was read yet");
-        assert!(!known.is(&rename(own, 128, 64), &Texts(0, &[(128, "/b"), (64, "/a")])), "that neither");
+        assert!(known.is_again(&rename(own, 128, 64), &Texts(0, &[(128, "/a"), (64, "/b")])), "nothing was read yet");
+        assert!(!known.is_again(&rename(own, 128, 64), &Texts(0, &[(128, "/b"), (64, "/a")])), "that neither");
+    }
+
+    #[test]
+    fn what_may_be_done_twice_is_the_same_call_only_where_the_kernel_makes_it_again() {
+        let own = std::process::id();
+        let open = |path, flags| Notification { nr: 2, args: [path, flags, 0, 0, 0, 0], ..rename(own, 0, 0) };
+        let (here, there) = (Texts(1, &[(64, "/a")]), Texts(1, &[(80, "/a")]));
+        for (flags, again) in [(0o301, true), (0o101, false), (0o1, false)] {
+            let known = Meant::new(&open(64, flags), here.read_so_far());
+            assert!(known.is(&open(64, flags), &here));
+            assert_eq!(known.is_again(&open(80, flags), &there), again, "{flags:o}");
+        }
+        let at = Moment::now();
+        let kept = |reply| {
+            Kept::new(Meant::new(&open(64, 0o301), here.read_so_far()), Meant::left(&open(64, 0o301), 1), reply, at)
+        };
+        let adopts = |kept: &Kept| kept.is_of(&open(80, 0o301), &there, at);
+        assert!(adopts(&kept(Reply::Answer(Answer::Value(3)))));
+        assert!(!adopts(&kept(Reply::Answer(Answer::Errno(Errno::NOENT)))), "what failed may succeed by now");
     }
 }

@@ -90,7 +90,8 @@ impl Calls {
     ) -> bool {
         let others = self.begun.iter_mut().filter(|begun| hand.is_none_or(|hand| !Arc::ptr_eq(&begun.hand, hand)));
         let is_over = |call: &Notification| call.tid == notification.tid || !waits(call.id);
-        let mut same = others.filter(|begun| begun.meant.is(notification, memory) && is_over(&begun.call));
+        let is_same = |meant: &Meant| meant.is(notification, memory) || meant.is_again(notification, memory);
+        let mut same = others.filter(|begun| is_same(&begun.meant) && is_over(&begun.call));
         same.any(|begun| {
             let waits = begun.hand.comes_again(notification);
             if waits {
@@ -127,8 +128,13 @@ mod tests {
     fn a_call_that_comes_again_is_left_to_whoever_is_at_it() {
         // beyond any thread there is (PID_MAX_LIMIT)
         let number = |tid: u32| tid + (1 << 30);
-        let call =
-            |id, tid, address| Notification { id, tid: number(tid), arch: 1, nr: 87, args: [address, 0, 0, 0, 0, 0] };
+        let call = |id, tid, address| Notification {
+            id,
+            tid: number(tid),
+            arch: 0xc000_003e,
+            nr: 87,
+            args: [address, 0, 0, 0, 0, 0],
+        };
         let area = Arc::new(SharedArea::create(2).expect("area"));
         let own = area.slot(0).expect("slot");
         let in_flight = InFlight { area: Arc::clone(&area), slot: 0, ledger: Arc::new(own.ledger()) };
