@@ -8,12 +8,9 @@
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
-use std::ffi::OsString;
 use std::fs::File;
 use std::io::Read;
-use std::os::fd::AsFd;
 use std::os::fd::OwnedFd;
-use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::path::PathBuf;
 
@@ -26,17 +23,17 @@ use landlock::Ruleset;
 use landlock::RulesetAttr;
 use landlock::RulesetCreated;
 use landlock::RulesetCreatedAttr;
-use nix::dir::Type;
-use nix::errno::Errno;
-use nix::fcntl::AT_FDCWD;
-use nix::fcntl::AtFlags;
-use nix::fcntl::OFlag;
-use nix::sys::stat::FileStat;
-use nix::sys::stat::Mode;
-use nix::sys::stat::SFlag;
+use rustix::fs::AtFlags;
+use rustix::fs::CWD;
+use rustix::fs::FileType;
+use rustix::fs::Mode;
+use rustix::fs::OFlags;
+use rustix::fs::Stat;
 
+use crate::kernel::Errno;
+use crate::launch::directories;
+use crate::launch::directories::Directories;
 use crate::launch::sealed_tree::Sealed;
-use crate::launch::sealed_tree::is_dots;
 use crate::model::attempt::DatabasePath;
 
 /// Whose rights the seal handles: ABI 3 is the first with all of write, truncate, remove, make and refer.
@@ -83,7 +80,8 @@ pub enum SealError {
 /// [`SealError`]; the process is then as free as before.
 pub fn seal(databases: &[DatabasePath]) -> Result<(), SealError> {
     let mountinfo = mountinfo().map_err(SealError::Mounts)?;
-    let sealed = Sealed::of(databases, &mountinfo);
+    let mut directories = Directories::default();
+    let sealed = Sealed::of(databases, &mountinfo, &mut directories);
     let ruleset = Ruleset::default()
         .set_compatibility(CompatLevel::HardRequirement)
         .handle_access(AccessFs::from_write(SEAL_ABI))
@@ -91,16 +89,16 @@ pub fn seal(databases: &[DatabasePath]) -> Result<(), SealError> {
         .map_err(SealError::Ruleset)?
         // the rights are handled, all of them; a rule on a file takes those of them that a file can have
         .set_compatibility(CompatLevel::BestEffort);
-    let root = open_directory(AT_FDCWD, OsStr::new("/")).map_err(|source| list_error(Path::new("/"), source))?;
-    let mut kept = BTreeSet::new();
+    let root = directories::open(CWD, OsStr::new("/")).map_err(|source| list_error(Path::new("/"), source))?;
     // a directory or a socket is no database, wherever it is made; neither is a way to put another in a database's place, for
     // that takes the right to remove or to refer, too
     let harmless = AccessFs::MakeDir | AccessFs::MakeSock;
     let ruleset = ruleset
         .add_rule(PathBeneath::new(&root, harmless))
         .map_err(|source| SealError::Grant { path: PathBuf::from("/"), source })?;
-    let ruleset = grant_children(ruleset, root, Path::new("/"), &sealed, &mut kept)?;
-    let status = grant_standard_streams(ruleset, &kept)
+    let mut granting = Granting { directories, kept: BTreeSet::new() };
+    let ruleset = granting.grant_children(ruleset, &root, Path::new("/"), &sealed)?;
+    let status = grant_standard_streams(ruleset, &granting.kept)
         .no_new_privs(false)
         // from Linux 6.15 the kernel's audit log tells each refusal; older kernels leave it out
         .log_new_exec(true)
@@ -116,55 +114,66 @@ fn mountinfo() -> std::io::Result<Vec<u8>> {
     Ok(text)
 }
 
-/// Grants writing on every child of `directory` but the `sealed` ones, and goes on into those that lead further.
-fn grant_children(
-    mut ruleset: RulesetCreated,
-    directory: OwnedFd,
-    path: &Path,
-    sealed: &Sealed,
-    kept: &mut BTreeSet<Identity>,
-) -> Result<RulesetCreated, SealError> {
-    let mut listing = nix::dir::Dir::from_fd(directory).map_err(|source| list_error(path, source))?;
-    let mut names = Vec::new();
-    for entry in listing.iter() {
-        let entry = entry.map_err(|source| list_error(path, source))?;
-        names.push((OsStr::from_bytes(entry.file_name().to_bytes()).to_owned(), entry.file_type()));
-    }
-    for (name, kind) in names.iter().filter(|(name, _)| !is_dots(name)) {
-        match sealed.names.get(name) {
-            // symbolic links need no right: what counts is where they lead
-            None if *kind == Some(Type::Symlink) => {}
-            None => {
-                ruleset = grant(ruleset, listing.as_fd(), name)
-                    .map_err(|source| SealError::Grant { path: path.join(name), source })?;
-            }
-            Some(further) if !further.names.is_empty() => match open_directory(listing.as_fd(), name) {
-                Ok(directory) => ruleset = grant_children(ruleset, directory, &path.join(name), further, kept)?,
-                // a link or a file where a directory should be: nothing below it, and it stays sealed itself
-                Err(Errno::ENOTDIR | Errno::ELOOP | Errno::ENOENT) => {}
-                Err(source) => return Err(list_error(&path.join(name), source)),
-            },
-            Some(_) => keep(listing.as_fd(), name, kept),
-        }
-    }
-    Ok(ruleset)
-}
-
 /// Device and inode number.
 type Identity = (u64, u64);
 
-/// Remembers a sealed object, and what lies directly in it when it is a directory.
-fn keep(directory: impl AsFd, name: &OsStr, kept: &mut BTreeSet<Identity>) {
-    let identity = |status: FileStat| (status.st_dev, status.st_ino);
-    kept.extend(nix::sys::stat::fstatat(&directory, name, AtFlags::AT_SYMLINK_NOFOLLOW).ok().map(identity));
-    let Ok(inside) = open_directory(directory, name).and_then(nix::dir::Dir::from_fd) else { return };
-    let mut inside = inside;
-    let names: Vec<OsString> =
-        inside.iter().flatten().map(|entry| OsStr::from_bytes(entry.file_name().to_bytes()).to_owned()).collect();
-    for name in names.iter().filter(|name| !is_dots(name)) {
-        let status = nix::sys::stat::fstatat(inside.as_fd(), name.as_os_str(), AtFlags::AT_SYMLINK_NOFOLLOW);
-        kept.extend(status.ok().map(identity));
+/// What is known while rights are granted.
+struct Granting {
+    directories: Directories,
+    /// The sealed objects, and what lies directly in those that are directories.
+    kept: BTreeSet<Identity>,
+}
+
+impl Granting {
+    /// Grants writing on every child of `directory`, which lies at `path`, but the `sealed` ones, and goes on into those that lead further.
+    fn grant_children(
+        &mut self,
+        mut ruleset: RulesetCreated,
+        directory: &OwnedFd,
+        path: &Path,
+        sealed: &Sealed,
+    ) -> Result<RulesetCreated, SealError> {
+        let entries = self.directories.entries(path).map_err(|source| list_error(path, source))?;
+        for (name, kind) in &*entries {
+            match sealed.names.get(name) {
+                // symbolic links need no right: what counts is where they lead
+                None if *kind == FileType::Symlink => {}
+                None => {
+                    ruleset = grant(ruleset, directory, name)
+                        .map_err(|source| SealError::Grant { path: path.join(name), source })?;
+                }
+                Some(further) if !further.names.is_empty() => match directories::open(directory, name) {
+                    Ok(directory) => {
+                        ruleset = self.grant_children(ruleset, &directory, &path.join(name), further)?;
+                    }
+                    // a link or a file where a directory should be: nothing below it, and it stays sealed itself
+                    Err(Errno::NOTDIR | Errno::LOOP | Errno::NOENT) => {}
+                    Err(source) => return Err(list_error(&path.join(name), source)),
+                },
+                Some(_) => self.keep(directory, name, *kind),
+            }
+        }
+        Ok(ruleset)
     }
+
+    fn keep(&mut self, directory: &OwnedFd, name: &OsStr, kind: FileType) {
+        self.kept.extend(identity(directory, name));
+        if !matches!(kind, FileType::Directory | FileType::Unknown) {
+            return;
+        }
+        let Ok(inside) = directories::open(directory, name) else { return };
+        let entries = directories::list(&inside).unwrap_or_default();
+        self.kept.extend(entries.keys().filter_map(|name| identity(&inside, name)));
+    }
+}
+
+/// Of what `name` in `directory` is itself, link or not.
+fn identity(directory: &OwnedFd, name: &OsStr) -> Option<Identity> {
+    rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW).ok().map(|status| identity_of(&status))
+}
+
+const fn identity_of(status: &Stat) -> Identity {
+    (status.st_dev, status.st_ino)
 }
 
 /// Grants writing on what the standard streams lead to: a file or terminal from outside the container is below none of its
@@ -172,11 +181,10 @@ fn keep(directory: impl AsFd, name: &OsStr, kept: &mut BTreeSet<Identity>) {
 fn grant_standard_streams(mut ruleset: RulesetCreated, kept: &BTreeSet<Identity>) -> RulesetCreated {
     for number in 0..3 {
         let path = format!("/proc/self/fd/{number}");
-        let flags = OFlag::O_PATH | OFlag::O_CLOEXEC;
-        let Ok(stream) = nix::fcntl::open(path.as_str(), flags, Mode::empty()) else { continue };
-        let Ok(status) = nix::sys::stat::fstat(&stream) else { continue };
-        let kind = SFlag::from_bits_truncate(status.st_mode & SFlag::S_IFMT.bits());
-        if !matches!(kind, SFlag::S_IFREG | SFlag::S_IFCHR) || kept.contains(&(status.st_dev, status.st_ino)) {
+        let Ok(stream) = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()) else { continue };
+        let Ok(status) = rustix::fs::fstat(&stream) else { continue };
+        let kind = FileType::from_raw_mode(status.st_mode);
+        if !matches!(kind, FileType::RegularFile | FileType::CharacterDevice) || kept.contains(&identity_of(&status)) {
             // pipes and sockets need no right
             continue;
         }
@@ -190,22 +198,13 @@ fn grant_standard_streams(mut ruleset: RulesetCreated, kept: &BTreeSet<Identity>
 }
 
 /// Grants writing on one child and all below it.
-fn grant(
-    ruleset: RulesetCreated,
-    directory: impl AsFd,
-    name: &OsStr,
-) -> Result<RulesetCreated, landlock::RulesetError> {
-    let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    let Ok(child) = nix::fcntl::openat(directory, name, flags, Mode::empty()) else {
+fn grant(ruleset: RulesetCreated, directory: &OwnedFd, name: &OsStr) -> Result<RulesetCreated, landlock::RulesetError> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let Ok(child) = rustix::fs::openat(directory, name, flags, Mode::empty()) else {
         // gone meanwhile, or out of this user's reach: no right is the safe side
         return Ok(ruleset);
     };
     ruleset.add_rule(PathBeneath::new(child, AccessFs::from_write(SEAL_ABI)))
-}
-
-fn open_directory(directory: impl AsFd, name: &OsStr) -> Result<OwnedFd, Errno> {
-    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    nix::fcntl::openat(directory, name, flags, Mode::empty())
 }
 
 fn list_error(path: &Path, source: Errno) -> SealError {

@@ -11,6 +11,10 @@ use std::path::Component;
 use std::path::Path;
 use std::path::PathBuf;
 
+use rustix::fs::FileType;
+
+use crate::kernel::Errno;
+use crate::launch::directories::Directories;
 use crate::model::attempt::DatabasePath;
 
 /// How many links a path may go through (path_resolution(7)).
@@ -26,10 +30,10 @@ pub struct Sealed {
 impl Sealed {
     /// The tree for `databases` as this process finds its root; `mountinfo` is its proc_pid_mountinfo(5).
     #[must_use]
-    pub fn of(databases: &[DatabasePath], mountinfo: &[u8]) -> Self {
+    pub fn of(databases: &[DatabasePath], mountinfo: &[u8], directories: &mut Directories) -> Self {
         let mounts = Mounts::parse(mountinfo);
         let mut sealed = Self::default();
-        let mut links = Links::default();
+        let mut links = Links { directories, targets: BTreeMap::new() };
         for path in databases.iter().flat_map(with_companions) {
             sealed.insert(&path);
             for place in links.places(&path) {
@@ -63,18 +67,32 @@ fn with_companions(database: &DatabasePath) -> Vec<PathBuf> {
     all
 }
 
-/// What the symbolic links on the ways contain, each read once; `None` for what is none. By the bytes of their paths: to compare
-/// paths by their components took longer than all calls of the kernel here.
-#[derive(Debug, Default)]
-struct Links(BTreeMap<OsString, Option<PathBuf>>);
+/// The symbolic links on the ways. By the bytes of their paths: to compare paths by their components took longer than all calls of the
+/// kernel here.
+struct Links<'a> {
+    directories: &'a mut Directories,
+    /// What each contains that was met; `None` for what is none.
+    targets: BTreeMap<OsString, Option<PathBuf>>,
+}
 
-impl Links {
-    fn read(&mut self, path: &Path) -> Option<PathBuf> {
-        if let Some(known) = self.0.get(path.as_os_str()) {
+impl Links<'_> {
+    /// What the link `name` in `directory` contains; `None` when it is none.
+    fn read(&mut self, directory: &Path, name: &OsStr) -> Option<PathBuf> {
+        let kind = match self.directories.entries(directory) {
+            Ok(entries) => entries.get(name).copied(),
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => None,
+            // who may not list it may still go through it
+            Err(_) => Some(FileType::Unknown),
+        };
+        if !matches!(kind, Some(FileType::Symlink | FileType::Unknown)) {
+            return None;
+        }
+        let path = directory.join(name);
+        if let Some(known) = self.targets.get(path.as_os_str()) {
             return known.clone();
         }
-        let target = std::fs::read_link(path).ok();
-        self.0.insert(path.as_os_str().to_owned(), target.clone());
+        let target = std::fs::read_link(&path).ok();
+        self.targets.insert(path.into_os_string(), target.clone());
         target
     }
 
@@ -90,11 +108,10 @@ impl Links {
                 place.pop();
                 continue;
             }
-            let child = place.join(&name);
-            match self.read(&child) {
+            match self.read(&place, &name) {
                 Some(target) if links < MAX_LINKS => {
                     links += 1;
-                    found.push(child);
+                    found.push(place.join(name));
                     if target.is_absolute() {
                         place = PathBuf::from("/");
                     }
@@ -102,7 +119,7 @@ impl Links {
                         pending.push_front(name);
                     }
                 }
-                _ => place = child,
+                _ => place.push(name),
             }
         }
         found.push(place);
@@ -187,12 +204,6 @@ fn unescaped(field: &[u8]) -> PathBuf {
     PathBuf::from(OsString::from_vec(bytes))
 }
 
-/// Whether `name` is that of a directory itself or the one above.
-#[must_use]
-pub fn is_dots(name: &OsStr) -> bool {
-    matches!(name.as_bytes(), b"." | b"..")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -230,7 +241,9 @@ mod tests {
         std::os::unix::fs::symlink(base.join("etc/deep/../shadow"), base.join("real/shadow-link")).expect("link");
         std::os::unix::fs::symlink("loop", base.join("loop")).expect("link");
         let below = |path: &str| -> Vec<String> {
-            let all = Links::default().places(&base.join(path)).into_iter();
+            let mut directories = Directories::default();
+            let mut links = Links { directories: &mut directories, targets: BTreeMap::new() };
+            let all = links.places(&base.join(path)).into_iter();
             all.map(|place| place.strip_prefix(&base).expect("below").display().to_string()).collect()
         };
         assert_eq!(below("etc/hosts"), ["etc", "real/hosts"]);

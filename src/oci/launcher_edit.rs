@@ -26,14 +26,22 @@ const SEALING_CALLS: [&str; 3] = ["landlock_create_ruleset", "landlock_add_rule"
 /// beside a shim may be another version's, and one that does not understand its options would start nothing.
 pub const OPTIONS: &str = "options of acctguard-launch, version 2";
 
-const OWN_DESCRIPTOR: &str = "--own-descriptor=";
-const SEAL: &str = "--seal=";
-const NO_SEAL: &str = "--no-seal";
-const GIVE_BACK: &str = "--give-back=";
-const LINE: &str = "--line=";
-const FILTER: &str = "--filter=";
-const CONTAINER: &str = "--container=";
-const EXEC: &str = "--exec=";
+/// The options, each with what its value follows.
+pub const OWN_DESCRIPTOR: &str = "--own-descriptor=";
+/// A database that is sealed; once for each.
+pub const SEAL: &str = "--seal=";
+/// In place of [`SEAL`].
+pub const NO_SEAL: &str = "--no-seal";
+/// A capability that is lent, and the sets.
+pub const GIVE_BACK: &str = "--give-back=";
+/// [`Listening::line`].
+pub const LINE: &str = "--line=";
+/// [`Listening::filter`].
+pub const FILTER: &str = "--filter=";
+/// [`Listening::container`].
+pub const CONTAINER: &str = "--container=";
+/// [`Listening::exec`].
+pub const EXEC: &str = "--exec=";
 
 /// What is put in front of a program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
