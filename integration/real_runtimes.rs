@@ -91,6 +91,7 @@ mod landlock;
 mod late_identity;
 mod launcher_listener;
 mod mounts;
+mod namesakes;
 mod neighbours;
 mod nri;
 mod overlays;

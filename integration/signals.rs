@@ -284,6 +284,7 @@ impl<'a> Running<'a> {
     }
 
     fn end(mut self) -> Outcomes {
+        std::fs::write(self.bundle.path("/work/end"), "").expect("tell it to end");
         let deadline = Instant::now() + LIMIT;
         while self.child.try_wait().expect("wait").is_none() {
             assert!(Instant::now() < deadline, "the container does not end");
@@ -298,7 +299,7 @@ impl<'a> Running<'a> {
 /// Has `disturb` disturb a container that works, and says how many rounds it did.
 fn disturbed(runtime: Runtime, way: Way, disturb: impl Fn(&Running<'_>, Pid)) -> u64 {
     let node = way.node(runtime);
-    let running = Running::start(&node, &["steady", "12"]);
+    let running = Running::start(&node, &["steady"]);
     let pid = running.pid();
     disturb(&running, pid);
     let outcomes = running.end();

@@ -176,6 +176,7 @@ mod tests {
         event.creation.as_mut().unwrap().parameters.resources = Some(serde_json::json!({"memory": {"limit": 123}}));
         let request = Request::Exec(Box::new(ExecRegistration {
             id: ContainerId::new("c1").unwrap(),
+            init: 7,
             pid: 42,
             start_time_ticks: u64::MAX,
             ground: Ground::Broker,

@@ -69,6 +69,9 @@ pub struct Registration {
 pub struct ExecRegistration {
     /// Into which container.
     pub id: ContainerId,
+    /// Pid of its init, by the runtime's word; 0 from a shim that does not tell.
+    #[serde(default)]
+    pub init: u32,
     /// Pid of the shim, which stays that of the runtime it turns into.
     pub pid: u32,
     /// Start time of that process in clock ticks (`/proc/PID/stat` field 22), so that a recycled pid is not taken for it.

@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::config::Config;
+use crate::daemon::namesakes;
 use crate::daemon::service::Service;
 use crate::daemon::service::Unstored;
 use crate::kernel::allocator;
@@ -109,7 +110,7 @@ fn record(service: &Service, event: Event, unstored: Unstored) -> Result<Then, S
 
 /// Whether a container of this id runs that is another than the one that `exit` tells of.
 fn runs_anew(service: &Service, id: &ContainerId, exit: &Event) -> bool {
-    service.registry.get(id).is_some_and(|guarded| {
+    namesakes::that_ended(&service.registry.all_of(id)).is_some_and(|guarded| {
         let started_at = guarded.record().workload.container.started_at;
         guarded.listeners() > 0 || started_at.is_some_and(|started_at| started_at.0 > exit.time.0)
     })

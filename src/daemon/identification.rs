@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::daemon::delivered::Delivered;
 use crate::daemon::delivered::Label;
+use crate::daemon::namesakes;
 use crate::daemon::registry::Guarded;
 use crate::daemon::registry::PendingExec;
 use crate::daemon::registry::Record;
@@ -66,7 +67,15 @@ pub fn identify(
         None => service.registry.take_exec(&id, peer).map(Exec::announced),
         Some(event) => Some(recorded(service, &id, event)),
     };
-    let known = service.registry.get(&id);
+    let announced = exec.as_ref().and_then(|exec| service.registry.get(exec.container.as_ref()?));
+    let known = announced.or_else(|| {
+        let all = service.registry.all_of(&id);
+        if state.is_of_launcher() {
+            namesakes::that_starts(&all)
+        } else {
+            namesakes::with_process(&all, first_known([state.state.pid, state.pid, peer]))
+        }
+    });
     let is_exec = exec.is_some() || is_exec(&state, known.as_deref());
     let guarded = match known {
         Some(guarded) => guarded,
@@ -85,7 +94,7 @@ pub fn identify(
     // the pid of the process that the listener is about; crun tells none for an exec
     let pid = if is_exec { state.pid } else { first_known([state.pid, state.state.pid, guarded.record().pid]) };
     let label = Label {
-        container: id,
+        container: guarded.id.clone(),
         pid,
         session: session_id(session.as_ref()),
         exec_event,
@@ -99,6 +108,8 @@ pub fn identify(
 
 /// An exec session whose listener has come.
 struct Exec {
+    /// Into which container it was announced.
+    container: Option<ContainerId>,
     session: Session,
     /// Its recorded event.
     event: Option<Uuid>,
@@ -108,7 +119,13 @@ struct Exec {
 
 impl Exec {
     fn announced(exec: PendingExec) -> Self {
-        Self { session: exec.session, event: Some(exec.event), ground: exec.ground, gives_way: exec.launcher_listens }
+        Self {
+            container: Some(exec.container),
+            session: exec.session,
+            event: Some(exec.event),
+            ground: exec.ground,
+            gives_way: exec.launcher_listens,
+        }
     }
 }
 
@@ -118,7 +135,8 @@ fn recorded(service: &Service, id: &ContainerId, event: &str) -> Exec {
     let event = service.store.event(event).ok().flatten().filter(is_of_container);
     let session = event.as_ref().and_then(|event| event.session.clone());
     let (event, session) = (event.map(|event| event.id), session.unwrap_or_else(unregistered_session));
-    Exec { session, event, ground: Ground::Seal, gives_way: false }
+    let container = event.and_then(|event| service.registry.container_of_exec(event));
+    Exec { container, session, event, ground: Ground::Seal, gives_way: false }
 }
 
 fn session_id(session: Option<&Session>) -> Option<String> {
@@ -171,6 +189,7 @@ fn admit_unregistered(
     let ground = Ground::of_listener(service.policies().apply(&workload).mode);
     let record = Record {
         workload,
+        alias: None,
         bundle: state.state.bundle.display().to_string(),
         pid,
         start_time_ticks: start_time(pid),

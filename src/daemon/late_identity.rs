@@ -267,6 +267,7 @@ mod tests {
         };
         let record = Record {
             workload: Workload { container, annotations: BTreeMap::new(), cluster: None, privileged: false },
+            alias: None,
             bundle: String::new(),
             pid: 0,
             start_time_ticks: None,

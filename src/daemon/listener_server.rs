@@ -17,6 +17,7 @@ use uuid::Uuid;
 use crate::daemon::control_server::is_trusted;
 use crate::daemon::identification;
 use crate::daemon::keeper;
+use crate::daemon::namesakes;
 use crate::daemon::retirement::Waited;
 use crate::daemon::service::Service;
 use crate::daemon::worker;
@@ -215,8 +216,8 @@ fn take(service: &Arc<Service>, stream: &UnixStream, Label { peer, delivery }: L
 
 /// The creation record says that calls wait killable by the launcher's listener: they do not.
 fn tell_declined(service: &Service, state: &ListenerState) {
-    let known = ContainerId::new(&state.state.id).ok().and_then(|id| service.registry.get(&id));
-    let Some(guarded) = known else { return };
+    let Ok(id) = ContainerId::new(&state.state.id) else { return };
+    let Some(guarded) = namesakes::that_starts(&service.registry.all_of(&id)) else { return };
     let reason = redact::printable(state.declined().unwrap_or_default().as_bytes());
     let mut event = service.event(Kind::ProtectionDegraded, Severity::Low);
     event.container = Some(guarded.record().workload.container);

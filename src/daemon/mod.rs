@@ -34,6 +34,7 @@ pub mod lines;
 pub mod listener_server;
 pub mod log;
 mod lost;
+pub mod namesakes;
 mod neighbours;
 pub mod places;
 pub mod post;

@@ -280,20 +280,15 @@ fn container_with(all: &[Arc<Guarded>], pid: u32) -> Option<Arc<Guarded>> {
         return Some(Arc::clone(guarded));
     }
     for kind in ["mnt", "pid"] {
-        let Some(theirs) = namespace(&pid.to_string(), kind) else { continue };
-        if Some(theirs) == namespace("self", kind) {
+        let Some(theirs) = process::namespace(pid, kind) else { continue };
+        if Some(theirs) == process::namespace(std::process::id(), kind) {
             continue;
         }
-        if let Some((_, guarded)) = inits.iter().find(|(init, _)| namespace(&init.to_string(), kind) == Some(theirs)) {
+        if let Some((_, guarded)) = inits.iter().find(|(init, _)| process::namespace(*init, kind) == Some(theirs)) {
             return Some(Arc::clone(guarded));
         }
     }
     let ancestors = process::ancestry(pid, MAX_ANCESTORS);
     let descends = |init: u32| ancestors.iter().any(|ancestor| ancestor.pid == init);
     inits.iter().find(|(init, _)| descends(*init)).map(|(_, guarded)| Arc::clone(guarded))
-}
-
-fn namespace(process: &str, kind: &str) -> Option<(u64, u64)> {
-    let status = rustix::fs::stat(format!("/proc/{process}/ns/{kind}")).ok()?;
-    Some((status.st_dev, status.st_ino))
 }

@@ -19,6 +19,8 @@ use uuid::Uuid;
 
 use crate::control::ContainerStatus;
 use crate::daemon::case_thread::OpenCase;
+use crate::daemon::namesakes;
+use crate::daemon::namesakes::Aliases;
 use crate::kernel::pidfd;
 use crate::kernel::process;
 use crate::kernel::process::Facts;
@@ -48,6 +50,9 @@ const MAX_ANCESTRY: usize = 8;
 pub struct Record {
     /// Who it is.
     pub workload: Workload,
+    /// What the daemon calls it where another container has its id ([`namesakes`]).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alias: Option<ContainerId>,
     /// Bundle directory on the host.
     pub bundle: String,
     /// Pid of its init on the host, 0 when not known.
@@ -75,10 +80,16 @@ const fn listener_ground() -> Ground {
 }
 
 impl Record {
+    /// By what the daemon knows it.
+    #[must_use]
+    pub fn key(&self) -> &ContainerId {
+        self.alias.as_ref().unwrap_or(&self.workload.container.id)
+    }
+
     /// What the store keeps.
     #[must_use]
     pub fn stored(&self) -> StoredContainer {
-        let id = self.workload.container.id.as_str().to_owned();
+        let id = self.key().as_str().to_owned();
         // a Record has string keys only, so it always has a JSON form
         StoredContainer { id, json: serde_json::to_string(self).unwrap_or_default() }
     }
@@ -112,7 +123,7 @@ pub enum Ending {
 /// A container.
 #[derive(Debug)]
 pub struct Guarded {
-    /// Its id.
+    /// By what the daemon knows it: its id, unless another container has that.
     pub id: ContainerId,
     /// When it was registered in this process.
     pub since: Instant,
@@ -139,7 +150,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Guarded {
     fn new(record: Record, applied: Applied) -> Self {
         Self {
-            id: record.workload.container.id.clone(),
+            id: record.key().clone(),
             since: Instant::now(),
             record: Mutex::new(record),
             policy: LivePolicy::new(applied),
@@ -245,6 +256,13 @@ impl Guarded {
         self.own_listener_ended.load(Ordering::Acquire) || self.record().is_alive() == Some(false)
     }
 
+    /// Whether it runs, as far as its listeners and its init tell.
+    #[must_use]
+    pub fn runs(&self) -> bool {
+        let is_recorded = *lock(&self.ending) == Ending::Recorded;
+        !is_recorded && !self.has_ended() && (self.listeners() > 0 || self.record().is_alive() == Some(true))
+    }
+
     /// Listeners being served.
     #[must_use]
     pub fn listeners(&self) -> u32 {
@@ -295,8 +313,10 @@ impl Guarded {
 /// An exec session whose listener is expected.
 #[derive(Debug, Clone)]
 pub struct PendingExec {
-    /// Into which container.
+    /// Into which container, by what the daemon knows it.
     pub container: ContainerId,
+    /// Its own id.
+    pub id: ContainerId,
     /// Pid of the runtime.
     pub pid: u32,
     /// Its start time.
@@ -316,7 +336,10 @@ pub struct PendingExec {
 #[derive(Debug, Default)]
 struct Inner {
     containers: BTreeMap<ContainerId, Arc<Guarded>>,
+    aliases: Aliases,
     execs: VecDeque<PendingExec>,
+    /// Exec sessions that were taken and whose launchers will deliver again: their events, and into which containers.
+    launched: VecDeque<(Uuid, ContainerId)>,
 }
 
 /// All containers.
@@ -333,24 +356,37 @@ pub struct Registry {
 pub struct Full;
 
 impl Registry {
-    /// Adds a container, in place of an earlier one of the same id, which is returned.
+    /// Adds a container, in place of an earlier one of the same id, which is returned; but beside one that runs and is another
+    /// ([`namesakes::alias`]).
     ///
     /// # Errors
     /// [`Full`].
-    pub fn insert(&self, record: Record, applied: Applied) -> Result<(Arc<Guarded>, Option<Arc<Guarded>>), Full> {
-        let guarded = Arc::new(Guarded::new(record, applied));
+    pub fn insert(&self, mut record: Record, applied: Applied) -> Result<(Arc<Guarded>, Option<Arc<Guarded>>), Full> {
         let mut inner = lock(&self.inner);
+        if let Some(present) = inner.containers.get(record.key()) {
+            record.alias = namesakes::alias(&record, present).or(record.alias);
+        }
+        let guarded = Arc::new(Guarded::new(record.clone(), applied));
         if inner.containers.len() >= MAX_CONTAINERS && !inner.containers.contains_key(&guarded.id) {
             return Err(Full);
         }
+        inner.aliases.add(&record);
         let earlier = inner.containers.insert(guarded.id.clone(), Arc::clone(&guarded));
         Ok((guarded, earlier))
     }
 
-    /// The container with this id.
+    /// The container that the daemon knows by this id.
     #[must_use]
     pub fn get(&self, id: &ContainerId) -> Option<Arc<Guarded>> {
         lock(&self.inner).containers.get(id).cloned()
+    }
+
+    /// The containers whose own id this is: one, but for [`namesakes`].
+    #[must_use]
+    pub fn all_of(&self, id: &ContainerId) -> Vec<Arc<Guarded>> {
+        let inner = lock(&self.inner);
+        let keys = std::iter::once(id).chain(inner.aliases.of(id));
+        keys.filter_map(|key| inner.containers.get(key)).cloned().collect()
     }
 
     /// Forgets `guarded`, unless another container has its id by now.
@@ -358,6 +394,7 @@ impl Registry {
         let mut inner = lock(&self.inner);
         if inner.containers.get(&guarded.id).is_some_and(|present| Arc::ptr_eq(present, guarded)) {
             inner.containers.remove(&guarded.id);
+            inner.aliases.remove(&guarded.record());
         }
     }
 
@@ -384,19 +421,32 @@ impl Registry {
         inner.execs.push_back(exec);
     }
 
-    /// Takes the exec session that the process `peer`, or one it descends from, announced.
+    /// Into which container the exec session of that recorded event goes, whose launcher delivers its own listener.
     #[must_use]
-    pub fn take_exec(&self, container: &ContainerId, peer: u32) -> Option<PendingExec> {
+    pub fn container_of_exec(&self, event: Uuid) -> Option<ContainerId> {
+        let mut inner = lock(&self.inner);
+        let position = inner.launched.iter().position(|(launched, _)| *launched == event)?;
+        inner.launched.remove(position).map(|(_, container)| container)
+    }
+
+    /// Takes the exec session into a container of that id that the process `peer`, or one it descends from, announced.
+    #[must_use]
+    pub fn take_exec(&self, id: &ContainerId, peer: u32) -> Option<PendingExec> {
         let ancestry = process::ancestry(peer, MAX_ANCESTRY);
         let mut inner = lock(&self.inner);
         let position = ancestry.iter().find_map(|facts| {
             inner.execs.iter().position(|pending| {
-                pending.container == *container
-                    && pending.pid == facts.pid
-                    && pending.start_time_ticks == facts.start_time_ticks
+                pending.id == *id && pending.pid == facts.pid && pending.start_time_ticks == facts.start_time_ticks
             })
         })?;
-        inner.execs.remove(position)
+        let exec = inner.execs.remove(position)?;
+        if exec.launcher_listens {
+            if inner.launched.len() >= MAX_PENDING_EXECS {
+                inner.launched.pop_front();
+            }
+            inner.launched.push_back((exec.event, exec.container.clone()));
+        }
+        Some(exec)
     }
 }
 
@@ -416,6 +466,7 @@ mod tests {
         };
         Record {
             workload: Workload { container, annotations: BTreeMap::new(), cluster: None, privileged: false },
+            alias: None,
             bundle: "/bundle".to_owned(),
             pid: std::process::id(),
             start_time_ticks: start_time(std::process::id()),
@@ -457,6 +508,7 @@ mod tests {
         let pid = std::process::id();
         let exec = PendingExec {
             container: id.clone(),
+            id: id.clone(),
             pid,
             start_time_ticks: start_time(pid).unwrap(),
             ground: Ground::Broker,
@@ -481,6 +533,7 @@ mod tests {
         let registry = Registry::default();
         let exec = |container: &str| PendingExec {
             container: ContainerId::new(container).unwrap(),
+            id: ContainerId::new(container).unwrap(),
             pid: std::process::id(),
             start_time_ticks: start_time(std::process::id()).unwrap(),
             ground: Ground::Broker,

@@ -20,6 +20,7 @@ use crate::daemon::journal::Journal;
 use crate::daemon::last_good;
 use crate::daemon::late_identity::LateIdentities;
 use crate::daemon::lines::Lines;
+use crate::daemon::namesakes;
 use crate::daemon::registry::Full;
 use crate::daemon::registry::Guarded;
 use crate::daemon::registry::PendingExec;
@@ -197,6 +198,7 @@ impl Service {
         let record = Record {
             start_time_ticks: start_time(registration.pid),
             workload: registration.workload,
+            alias: None,
             bundle: registration.bundle,
             pid: registration.pid,
             root: registration.root,
@@ -217,8 +219,8 @@ impl Service {
         let incomplete = later::is_incomplete(&record.workload.container).then_some(event.id);
         let record = Record { incomplete, ..record };
         let applied = self.policies().apply(&record.workload);
-        let stored = record.stored();
         let (guarded, earlier) = self.registry.insert(record, applied)?;
+        let stored = guarded.record().stored();
         self.ended().retain(|id| *id != guarded.id);
         if let Some(earlier) = earlier {
             earlier.give_place();
@@ -256,16 +258,17 @@ impl Service {
     /// nothing it goes on in every mode and its record is kept in memory.
     pub fn register_exec(&self, registration: ExecRegistration) {
         let mut event = registration.event;
-        match self.registry.get(&registration.id) {
-            Some(guarded) => {
-                event.container = Some(guarded.record().workload.container);
-                event.policy = Some(guarded.policy.current().reference("mode"));
-            }
-            None => event.container = Some(event.container.unwrap_or_else(|| unknown(&registration.id))),
+        let known = namesakes::with_process(&self.registry.all_of(&registration.id), registration.init);
+        if let Some(guarded) = &known {
+            event.container = Some(guarded.record().workload.container);
+            event.policy = Some(guarded.policy.current().reference("mode"));
+        } else {
+            event.container = Some(event.container.unwrap_or_else(|| unknown(&registration.id)));
         }
         self.journal.record_or_keep(&event);
         self.registry.expect_exec(PendingExec {
-            container: registration.id,
+            container: known.map_or_else(|| registration.id.clone(), |guarded| guarded.id.clone()),
+            id: registration.id,
             pid: registration.pid,
             start_time_ticks: registration.start_time_ticks,
             ground: registration.ground,
@@ -281,14 +284,12 @@ impl Service {
     /// # Errors
     /// [`StoreError`], where `unstored` says so.
     pub fn exited(&self, id: &ContainerId, event: Event, unstored: Unstored) -> Result<(), StoreError> {
-        let Some(guarded) = self.registry.get(id) else {
-            let known = {
-                let mut ended = self.ended();
-                let position = ended.iter().position(|ended| ended == id);
-                position.and_then(|position| ended.remove(position)).is_some()
-            };
+        let found = namesakes::that_ended(&self.registry.all_of(id));
+        // one that runs is not the one that was found to have ended before
+        let is_recorded = found.as_ref().is_none_or(|guarded| guarded.runs()) && self.take_ended(id);
+        let Some(guarded) = found.filter(|_| !is_recorded) else {
             return match unstored {
-                _ if known => Ok(()),
+                _ if is_recorded => Ok(()),
                 Unstored::Refused => self.journal.record(&event),
                 Unstored::Kept => {
                     self.journal.record_or_keep(&event);
@@ -315,7 +316,7 @@ impl Service {
         if ended.len() >= MAX_ENDED {
             ended.pop_front();
         }
-        ended.push_back(guarded.id.clone());
+        ended.push_back(guarded.record().workload.container.id);
         Ok(())
     }
 
@@ -366,6 +367,13 @@ impl Service {
     #[must_use]
     pub fn policies(&self) -> PolicySet {
         self.policies.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether an exit of `id` was recorded before anybody told of it; asked once for each.
+    fn take_ended(&self, id: &ContainerId) -> bool {
+        let mut ended = self.ended();
+        let position = ended.iter().position(|ended| ended == id);
+        position.and_then(|position| ended.remove(position)).is_some()
     }
 
     fn ended(&self) -> std::sync::MutexGuard<'_, VecDeque<ContainerId>> {

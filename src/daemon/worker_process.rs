@@ -336,6 +336,7 @@ fn readmit_unknown(service: &Service, label: &Label) -> Result<Arc<Guarded>, Ful
             cluster: service.config.cluster.clone(),
             privileged: false,
         },
+        alias: None,
         bundle: String::new(),
         pid: if label.session.is_none() { label.pid } else { 0 },
         start_time_ticks: None,

@@ -379,6 +379,14 @@ const CAPABILITIES: [&str; 41] = [
     "CHECKPOINT_RESTORE",
 ];
 
+/// Device and inode number of the namespace of that kind (`mnt`, `pid`, … as in `/proc/PID/ns`) that process `pid` is in: two processes
+/// with the same are in the same one (namespaces(7), "The /proc/pid/ns/ directory"). `None` when it cannot be told.
+#[must_use]
+pub fn namespace(pid: u32, kind: &str) -> Option<(u64, u64)> {
+    let status = rustix::fs::stat(format!("/proc/{pid}/ns/{kind}")).ok()?;
+    Some((status.st_dev, status.st_ino))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

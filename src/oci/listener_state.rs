@@ -74,6 +74,12 @@ impl ListenerState {
         self.metadata.as_deref().filter(|_| self.fds.is_empty())?.strip_prefix(DECLINED)
     }
 
+    /// Whether it is the launcher of a container's own process that tells.
+    #[must_use]
+    pub fn is_of_launcher(&self) -> bool {
+        self.metadata.as_deref() == Some(OF_LAUNCHER)
+    }
+
     /// Id of the recorded `container.exec` event, where a launcher tells one.
     #[must_use]
     pub fn exec_event(&self) -> Option<&str> {

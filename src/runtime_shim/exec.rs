@@ -48,8 +48,15 @@ pub fn register(call: &Call) -> Result<Handover, ShimError> {
         exec_process::plan(call, &id, &event.id.to_string(), &state, bundle.as_ref());
     let ground = standing.ground;
     event.session = Some(session(call, standing));
-    let (of, told) = (id.clone(), event.clone());
-    let registration = ExecRegistration { id: of, pid, start_time_ticks, ground, launcher_listens, event: told };
+    let registration = ExecRegistration {
+        id: id.clone(),
+        init: state.pid,
+        pid,
+        start_time_ticks,
+        ground,
+        launcher_listens,
+        event: event.clone(),
+    };
     let request = Request::Exec(Box::new(registration));
     let Err(source) = Client::connect(&call.config).and_then(|client| client.order(&request)) else {
         return Ok(handover);

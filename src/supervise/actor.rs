@@ -114,17 +114,12 @@ fn inside(facts: &Facts, ancestors: &[Facts], init: u32) -> usize {
     if let Some(position) = ancestors.iter().position(|ancestor| ancestor.pid == init) {
         return position.saturating_add(1);
     }
-    let ours = mount_namespace("self");
+    let ours = process::namespace(std::process::id(), "mnt");
     let outside = |ancestor: &Facts| {
         ancestor.namespace_process_ids.len() < facts.namespace_process_ids.len()
-            || mount_namespace(&ancestor.pid.to_string()) == ours
+            || process::namespace(ancestor.pid, "mnt") == ours
     };
     ancestors.iter().position(outside).unwrap_or(ancestors.len())
-}
-
-fn mount_namespace(process: &str) -> Option<(u64, u64)> {
-    let status = rustix::fs::stat(format!("/proc/{process}/ns/mnt")).ok()?;
-    Some((status.st_dev, status.st_ino))
 }
 
 fn arguments(facts: &Facts) -> Vec<String> {

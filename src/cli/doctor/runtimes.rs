@@ -188,7 +188,8 @@ fn check(runtime: &Runtime) -> Check {
         ),
         // youki 0.7 reads the bundle again at an exec, past what the shim made of it
         (_, None) => {
-            let detail = format!("{told} is neither runc nor crun: exec sessions may be neither told nor refused under it");
+            let detail =
+                format!("{told} is neither runc nor crun: exec sessions may be neither told nor refused under it");
             Check::note(&what, detail, "use runc or crun")
         }
     }
