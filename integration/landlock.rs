@@ -6,7 +6,7 @@ use acctguard::model::event::{Event, Kind, Outcome};
 use crate::harness::auditing::Auditing;
 use crate::harness::bundle::{Bundle, Spec};
 use crate::harness::events::{changes, of};
-use crate::harness::machine::program;
+use crate::harness::machine::launcher;
 use crate::harness::node::{Node, Runtime, policy};
 
 const LAUNCHER: &str = "/usr/local/bin/acctguard-launch";
@@ -16,7 +16,7 @@ fn sealed(node: &Node, script: &str) -> Bundle {
     let mut spec = Spec::new(&[LAUNCHER, "--", "sh", "-c", script]);
     spec.no_new_privileges = true;
     let bundle = node.bundle(&spec);
-    bundle.put(LAUNCHER, &std::fs::read(program("acctguard-launch")).expect("the launcher"), 0o755);
+    bundle.put(LAUNCHER, &std::fs::read(launcher()).expect("the launcher"), 0o755);
     bundle
 }
 

@@ -8,6 +8,7 @@ readonly NEEDED_PACKAGES=(
     'mmdebstrap command -v mmdebstrap'
     'gcc command -v gcc'
     'libc6-dev test -e /usr/include/stdio.h'
+    'musl-dev test -e /usr/include/'"$(uname -m)"'-linux-musl/stdio.h'
     'make command -v make'
     'bzip2 command -v bzip2'
     'pkg-config command -v pkg-config'

@@ -3,12 +3,15 @@
 //! `acctguard-runtime` takes any command line of the runtime behind it, and has a page written by hand
 //! (`packaging/man/acctguard-runtime.8`).
 
+mod launcher_words;
+
 use std::fs;
 use std::io;
 use std::path::Path;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use clap::CommandFactory as _;
 use clap_complete::Shell;
 use clap_mangen::Man;
 
@@ -36,7 +39,7 @@ fn pages(folder: &Path) -> io::Result<()> {
         acctguard::cli::command(),
         acctguard::daemon::command(),
         acctguard::hook::command(),
-        acctguard::launch::command(),
+        launcher_words::Words::command(),
         acctguard::nri::command(),
     ] {
         let mut program = program.disable_help_subcommand(true);

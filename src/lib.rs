@@ -15,25 +15,26 @@
 //! | 1 | [`sinks`] | where events are shipped to |
 //! | 1 | [`control`] | messages between the daemon and its clients |
 //! | 2 | [`supervise`] | from a notification to an answer: decode, observe, decide, incident |
-//! | 3 | [`daemon`], [`runtime_shim`], [`hook`], [`nri`], [`launch`], [`cli`] | the programs; they never use each other |
+//! | 3 | [`daemon`], [`runtime_shim`], [`hook`], [`nri`], [`cli`] | the programs; they never use each other |
+//! | 3 | `launch` | the static launcher: a package of its own, without std |
 //!
 //! Data moves one way: notification → [`kernel`] bytes → `supervise::decode` → [`model::attempt::Attempt`] →
 //! `model::policy::decide` → the answer to the kernel and an [`model::event::Event`] to the [`store`], from there to the [`sinks`].
 //! `integration/layers.rs` keeps the floors.
 
+// `model` and `oci` have files that the static launcher is compiled of, too
+extern crate alloc;
+
 pub mod cli;
 pub mod config;
 pub mod control;
-#[cfg(feature = "daemon")]
 pub mod daemon;
 pub mod engines;
 pub mod hook;
 pub mod kernel;
-pub mod launch;
 pub mod model;
 pub mod nri;
 pub mod oci;
-#[cfg(feature = "daemon")]
 pub mod runtime_shim;
 pub mod sinks;
 pub mod store;

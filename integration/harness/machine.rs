@@ -8,6 +8,9 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use tempfile::TempDir;
 
+use super::built::target_folder;
+pub use super::built::{launcher, program, repository};
+
 /// A folder on a tmpfs in a mount namespace of this thread's own.
 pub struct Scratch {
     folder: TempDir,
@@ -70,47 +73,6 @@ fn leave_hybrid_cgroups() {
             }
         }
     }
-}
-
-/// The repository.
-pub fn repository() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-}
-
-/// Where cargo put this package's programs.
-pub fn program(name: &str) -> PathBuf {
-    let own = std::env::current_exe().expect("own path");
-    let folder = own.parent().and_then(Path::parent).expect("target folder");
-    let path = folder.join(name);
-    assert!(path.exists(), "{} is missing: run cargo build", path.display());
-    path
-}
-
-/// The static launcher: the one built for release where this program was too and that is there. Under cargo it is built when it is
-/// not of this source yet; integration/test, demo, bench and evasion/run build it before.
-pub fn launcher() -> PathBuf {
-    static PATH: OnceLock<PathBuf> = OnceLock::new();
-    PATH.get_or_init(|| {
-        if std::env::var_os("CARGO").is_some() {
-            let built = Command::new(repository().join("integration/launcher"))
-                .env("CARGO_TARGET_DIR", target_folder())
-                .stdout(Stdio::null())
-                .status()
-                .expect("start integration/launcher");
-            assert!(built.success(), "integration/launcher failed: see its lines above");
-        }
-        let built = target_folder().join("launcher/x86_64-unknown-linux-gnu");
-        let of_release = built.join("release/acctguard-launch");
-        let is_release = program("acctguard").parent().is_some_and(|folder| folder.ends_with("release"));
-        let path = if is_release && of_release.exists() { of_release } else { built.join("debug/acctguard-launch") };
-        assert!(path.exists(), "{} is missing: run integration/launcher", path.display());
-        path
-    })
-    .clone()
-}
-
-fn target_folder() -> PathBuf {
-    program("acctguard").parent().and_then(Path::parent).expect("target folder").to_owned()
 }
 
 /// The root file system `small` or `large`, made when it is not there yet. Never written to: bundles lay an overlay on it.

@@ -4,6 +4,7 @@
 //! test ends, however it ends. A missing privilege or kernel feature fails the test with a line that says what to do.
 
 pub mod auditing;
+pub mod built;
 pub mod bundle;
 pub mod command;
 pub mod events;

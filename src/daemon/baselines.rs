@@ -157,7 +157,7 @@ impl Place {
 mod tests {
     use super::*;
     use crate::model::account::Databases;
-    use crate::model::attempt::DatabasePath;
+    use crate::model::database_path::DatabasePath;
     use std::collections::BTreeMap;
 
     #[test]

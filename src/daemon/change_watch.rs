@@ -22,7 +22,7 @@ use crate::kernel::fanotify::WatchError;
 use crate::kernel::fanotify::Watcher;
 use crate::kernel::foreign_root;
 use crate::kernel::foreign_root::Found;
-use crate::model::attempt::DatabasePath;
+use crate::model::database_path::DatabasePath;
 use crate::model::diagnostic::chain;
 use crate::supervise::moment::Moment;
 

@@ -32,6 +32,7 @@ use crate::model::event::ProtectionChange;
 use crate::model::event::Severity;
 use crate::model::redact;
 use crate::model::workload::ContainerId;
+use crate::oci::launcher_words;
 use crate::oci::listener_state;
 use crate::oci::listener_state::ListenerState;
 use crate::oci::listener_state::ListenerStateError;
@@ -65,7 +66,7 @@ pub enum DeliveryError {
         received: usize,
     },
     /// None is called `seccompFd`.
-    #[error("the state names no descriptor {:?}", listener_state::SECCOMP_FD_NAME)]
+    #[error("the state names no descriptor {:?}", launcher_words::SECCOMP_FD_NAME)]
     NoListener,
     /// The socket.
     #[error(transparent)]

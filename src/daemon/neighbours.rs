@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::daemon::case_thread::OpenCase;
 use crate::daemon::registry::Guarded;
 use crate::daemon::service::Service;
-use crate::model::attempt::DatabasePath;
+use crate::model::database_path::DatabasePath;
 use crate::model::policy::Mode;
 use crate::model::workload::ContainerId;
 use crate::supervise::Recorder;

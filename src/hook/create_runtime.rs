@@ -31,7 +31,7 @@ use crate::kernel::fanotify::Watcher;
 use crate::kernel::foreign_root;
 use crate::kernel::foreign_root::Found;
 use crate::kernel::process::Facts;
-use crate::model::attempt::DatabasePath;
+use crate::model::database_path::DatabasePath;
 use crate::model::diagnostic::chain;
 use crate::model::event::AccountBaseline;
 use crate::model::event::Creation;

@@ -5,7 +5,6 @@ use std::ffi::CString;
 use std::ffi::OsStr;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 use std::path::PathBuf;
 
@@ -54,12 +53,6 @@ fn try_replace(path: &Path, argv: &[OsString], environment: &[OsString]) -> Resu
     inherited::restore().map_err(failed)?;
     nix::unistd::execve(&program, &arguments, &variables)
         .map_err(|errno| failed(Errno::from_raw_os_error(errno as i32)))
-}
-
-/// This process's environment, byte for byte and in order, for [`replace`].
-#[must_use]
-pub fn environment() -> Vec<OsString> {
-    inherited::environment().into_iter().map(|entry| OsString::from_vec(entry.into_bytes())).collect()
 }
 
 fn c_string(text: &OsStr) -> Option<CString> {

@@ -324,34 +324,6 @@ impl AsFd for Listener {
     }
 }
 
-/// The instructions of a filter that allows all: `BPF_RET | BPF_K` of `SECCOMP_RET_ALLOW` (linux/bpf_common.h, linux/seccomp.h).
-pub const ALLOW_ALL: [u8; 8] = {
-    let [a, b] = 0x06_u16.to_ne_bytes();
-    let [c, d, e, f] = 0x7fff_0000_u32.to_ne_bytes();
-    [a, b, 0, 0, c, d, e, f]
-};
-
-/// Installs the filter of which `program` are the instructions (`struct sock_filter`, eight bytes each) on the calling thread, with a
-/// listener. `flags`: those of seccomp(2) besides.
-///
-/// # Errors
-/// seccomp(2)'s: `EBUSY` while another listener is open, `EACCES` without no_new_privs or CAP_SYS_ADMIN, `EINVAL`.
-pub fn install(program: &[u8], flags: u64) -> Result<OwnedFd, Errno> {
-    let (instructions, rest) = program.as_chunks::<8>();
-    if !rest.is_empty() {
-        return Err(Errno::INVAL);
-    }
-    let program: Vec<_> = instructions.iter().copied().map(notify::instruction).collect();
-    notify::install_filter(&program, flags)
-}
-
-/// Asks for a listener without a filter, by no flag but that: what a filter that hands the call over makes of it. `EFAULT` where none
-/// does.
-#[must_use]
-pub fn ask_for_listener() -> Errno {
-    notify::ask_for_listener().err().unwrap_or(Errno::FAULT)
-}
-
 /// A listener of a process that calls nothing.
 #[cfg(test)]
 pub fn listener_for_test() -> OwnedFd {

@@ -1,94 +1,142 @@
-//! The command line: as people write it, and as the shim does.
+//! The command line: as the shim writes it, and as people do. Read without a library: every container's start waits for it, and clap
+//! took a tenth of a millisecond. `integration/launch.rs` holds it to clap's reading of the same words, of which the manual page is made.
 
-use std::ffi::OsString;
+use alloc::borrow::ToOwned;
+use alloc::format;
+use alloc::string::String;
+use alloc::string::ToString;
+use alloc::vec::Vec;
+use core::ffi::CStr;
+use core::fmt;
+use core::str::FromStr;
 
-use clap::Parser;
+use crate::capabilities;
+use crate::capabilities::Loan;
+use crate::database_path::DatabasePath;
+use crate::launcher_words;
+use crate::listen::Means;
 
-use crate::launch::capabilities;
-use crate::launch::capabilities::Loan;
-use crate::launch::listen::Means;
-use crate::model::attempt::DatabasePath;
-use crate::oci::launcher_edit;
+/// clap's text of these options, and [`launcher_words::OPTIONS`].
+pub const HELP: &str = include_str!("help.txt");
 
-/// Seal the account databases of this container, then run PROGRAM in place of this process.
-#[derive(Debug, Default, PartialEq, Eq, Parser)]
-#[command(
-    name = "acctguard-launch",
-    version,
-    after_long_help = launcher_edit::OPTIONS,
-    after_help = "Exit codes when PROGRAM was not started: 125 cannot seal, 126 PROGRAM is not executable, 127 PROGRAM not found, 64 usage."
-)]
+/// What is to be done.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Request {
+    /// Prepare and run the program.
+    Launch(CommandLine),
+    /// Say this on standard output.
+    Tell(String),
+}
+
+/// What a program is run with.
+#[derive(Debug, Default, PartialEq, Eq)]
 pub struct CommandLine {
-    /// Database to seal, absolute; one that ends in / seals a whole directory. Default: all that acctguard knows.
-    #[arg(long, value_name = "DATABASE", value_parser = parse_database)]
+    /// Databases to seal; none: all that acctguard knows.
     pub seal: Vec<DatabasePath>,
     /// Seal nothing.
-    #[arg(long, conflicts_with = "seal", requires = "line")]
     pub no_seal: bool,
-    /// Capability to give up for good before PROGRAM starts, as CAP_SYS_ADMIN; out of all its sets, or out of those named:
-    /// CAP_SETPCAP=bounding,effective,inheritable,permitted,ambient.
-    #[arg(long, value_name = "CAP[=SETS]", value_parser = capabilities::parse)]
+    /// Capabilities to give up for good before the program starts.
     pub give_back: Vec<Loan>,
-    /// Connection to acctguard-daemon, to hand it a seccomp listener in place of the runtime's.
-    #[arg(long, value_name = "NUMBER", requires_all = ["filter", "container"])]
+    /// Connection to the daemon, to hand it a seccomp listener in place of the runtime's.
     pub line: Option<i32>,
-    /// Descriptor of the filter for that, a sealed memfd.
-    #[arg(long, value_name = "NUMBER")]
+    /// Descriptor of the filter for that.
     pub filter: Option<i32>,
     /// Id of this container.
-    #[arg(long, value_name = "ID")]
     pub container: Option<String>,
     /// Id of the recorded event of this exec session.
-    #[arg(long, value_name = "ID")]
     pub exec: Option<String>,
-    /// Descriptor by which this program was run, closed before PROGRAM starts.
-    #[arg(long, value_name = "NUMBER")]
+    /// Descriptor by which this program was run, closed before the program starts.
     pub own_descriptor: Option<i32>,
-    /// What to run, found as execvp(3) would, but without its fall-back to a shell.
-    #[arg(last = true, required = true, value_name = "PROGRAM ARGS")]
-    pub program: Vec<OsString>,
+    /// Where among the words the program and its arguments begin.
+    pub program: usize,
+}
+
+/// Why a command line is none: one line.
+#[derive(Debug, PartialEq, Eq)]
+pub struct UsageError(String);
+
+impl fmt::Display for UsageError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
+
+/// Reads all words of a process, its own name first.
+///
+/// # Errors
+/// [`UsageError`].
+pub fn read(words: &[&CStr]) -> Result<Request, UsageError> {
+    let mut read = CommandLine::default();
+    let mut at = 1;
+    loop {
+        let Some(word) = words.get(at) else {
+            return Err(UsageError("no program: write -- PROGRAM ARGS".to_owned()));
+        };
+        at += 1;
+        let word = text(word)?;
+        match word {
+            "-h" | "--help" => return Ok(Request::Tell(HELP.to_owned())),
+            "-V" | "--version" => {
+                return Ok(Request::Tell(format!("acctguard-launch {}\n", env!("CARGO_PKG_VERSION"))));
+            }
+            "--" => break,
+            launcher_words::NO_SEAL if !read.no_seal => read.no_seal = true,
+            _ => {
+                // the name ends with its `=`
+                let (name, value) = match word.find('=').and_then(|equals| word.split_at_checked(equals + 1)) {
+                    Some((name, value)) => (name.to_owned(), value),
+                    None => {
+                        let value = words.get(at).copied().filter(|value| !value.to_bytes().starts_with(b"-"));
+                        let value =
+                            value.ok_or_else(|| UsageError(format!("{word:?} is no option, or lacks its value")))?;
+                        at += 1;
+                        (format!("{word}="), text(value)?)
+                    }
+                };
+                read.take(&name, value)?;
+            }
+        }
+    }
+    read.program = at;
+    if at >= words.len() {
+        return Err(UsageError("no program after --".to_owned()));
+    }
+    read.checked()
+}
+
+fn text(word: &CStr) -> Result<&str, UsageError> {
+    word.to_str()
+        .map_err(|_| UsageError(format!("an option is not UTF-8: {:?}", String::from_utf8_lossy(word.to_bytes()))))
 }
 
 impl CommandLine {
-    /// That of this process.
-    ///
-    /// # Errors
-    /// What clap has to say instead: help, version, usage.
-    pub fn of_process() -> Result<Self, clap::Error> {
-        let words: Vec<OsString> = std::env::args_os().collect();
-        Self::of_shim(&words).map_or_else(|| Self::try_parse_from(words), Ok)
+    fn take(&mut self, name: &str, value: &str) -> Result<(), UsageError> {
+        match name {
+            launcher_words::SEAL => self.seal.push(DatabasePath::new(value).map_err(|error| of(name, &error))?),
+            launcher_words::GIVE_BACK => {
+                self.give_back.push(capabilities::parse(value).map_err(|error| of(name, &error))?);
+            }
+            launcher_words::LINE => once(&mut self.line, name, value)?,
+            launcher_words::FILTER => once(&mut self.filter, name, value)?,
+            launcher_words::CONTAINER => once(&mut self.container, name, value)?,
+            launcher_words::EXEC => once(&mut self.exec, name, value)?,
+            launcher_words::OWN_DESCRIPTOR => once(&mut self.own_descriptor, name, value)?,
+            _ => return Err(UsageError(format!("{:?} is no option, or was given before", name.trim_end_matches('=')))),
+        }
+        Ok(())
     }
 
-    /// Of words as [`launcher_edit::put_in`] writes them. They mean the same to clap, which takes a tenth of a millisecond for them, and
-    /// every container's start waits for it. `None` for all others, which are clap's to judge.
-    fn of_shim(words: &[OsString]) -> Option<Self> {
-        let end = words.iter().position(|word| word == "--")?;
-        let mut read = Self { program: words.get(end + 1..)?.to_vec(), ..Self::default() };
-        for word in words.get(1..end)? {
-            let word = word.to_str()?;
-            if let Some(database) = word.strip_prefix(launcher_edit::SEAL) {
-                read.seal.push(parse_database(database).ok()?);
-            } else if let Some(loan) = word.strip_prefix(launcher_edit::GIVE_BACK) {
-                read.give_back.push(capabilities::parse(loan).ok()?);
-            } else if word == launcher_edit::NO_SEAL {
-                once(&mut read.no_seal, false, true)?;
-            } else if let Some(number) = word.strip_prefix(launcher_edit::OWN_DESCRIPTOR) {
-                once(&mut read.own_descriptor, None, number.parse().ok())?;
-            } else if let Some(number) = word.strip_prefix(launcher_edit::LINE) {
-                once(&mut read.line, None, number.parse().ok())?;
-            } else if let Some(number) = word.strip_prefix(launcher_edit::FILTER) {
-                once(&mut read.filter, None, number.parse().ok())?;
-            } else if let Some(id) = word.strip_prefix(launcher_edit::CONTAINER) {
-                once(&mut read.container, None, Some(id.to_owned()))?;
-            } else {
-                once(&mut read.exec, None, Some(word.strip_prefix(launcher_edit::EXEC)?.to_owned()))?;
-            }
-        }
-        let listens = read.line.is_some() && read.filter.is_some() && read.container.is_some();
-        let sound = !read.program.is_empty()
-            && (read.line.is_none() || listens)
-            && (!read.no_seal || (listens && read.seal.is_empty()));
-        sound.then_some(read)
+    fn checked(self) -> Result<Request, UsageError> {
+        let wrong = if self.line.is_some() && (self.filter.is_none() || self.container.is_none()) {
+            "--line needs --filter and --container"
+        } else if self.no_seal && !self.seal.is_empty() {
+            "--no-seal and --seal exclude one another"
+        } else if self.no_seal && self.line.is_none() {
+            "--no-seal needs --line"
+        } else {
+            return Ok(Request::Launch(self));
+        };
+        Err(UsageError(wrong.to_owned()))
     }
 
     /// With what a listener is made, where one is.
@@ -99,95 +147,52 @@ impl CommandLine {
     }
 }
 
-fn parse_database(text: &str) -> Result<DatabasePath, String> {
-    DatabasePath::new(text).map_err(|error| error.to_string())
+fn of(name: &str, error: &dyn fmt::Display) -> UsageError {
+    UsageError(format!("{}: {error}", name.trim_end_matches('=')))
 }
 
-/// Sets what has its `initial` value still; `None` when it has another or would keep it.
-fn once<T: PartialEq>(place: &mut T, initial: T, value: T) -> Option<()> {
-    if *place != initial || value == initial {
-        return None;
+/// Sets what may be given once.
+fn once<T: FromStr<Err: ToString>>(place: &mut Option<T>, name: &str, value: &str) -> Result<(), UsageError> {
+    if place.is_some() {
+        return Err(of(name, &"was given before"));
     }
-    *place = value;
-    Some(())
+    *place = Some(value.parse().map_err(|error: T::Err| of(name, &format!("{value:?}: {}", error.to_string())))?);
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::oci::launcher_edit::Launcher;
-    use crate::oci::launcher_edit::Listening;
-    use proptest::prelude::*;
-    use serde_json::json;
+
+    fn error(words: &[&CStr]) -> String {
+        read(words).expect_err("no command line").to_string()
+    }
 
     #[test]
-    fn what_the_shim_writes_is_read_without_clap() {
-        let databases = DatabasePath::BUILT_IN.map(|path| DatabasePath::new(path).expect("a path"));
-        let listening = Listening { line: 4, filter: 5, container: "c1", exec: Some("e") };
-        for databases in [Some(&databases[..]), None] {
-            for listening in [Some(listening), Some(Listening { exec: None, ..listening }), None] {
-                for lend in [true, false] {
-                    let mut process = json!({"args": ["sh", "-c", "--", "--line=9"], "user": {"uid": 7}});
-                    assert!(launcher_edit::put_in(
-                        &mut process,
-                        &Launcher { descriptor: 3, databases, lend, listening }
-                    ));
-                    let words = process["args"].as_array().expect("words").iter();
-                    let words: Vec<OsString> = words.map(|word| word.as_str().expect("text").into()).collect();
-                    let read = CommandLine::of_shim(&words);
-                    let sound = databases.is_some() || listening.is_some();
-                    assert_eq!(read.is_some(), sound, "{words:?}");
-                    assert_eq!(read, CommandLine::try_parse_from(words).ok());
-                }
-            }
+    fn mistakes_are_told_in_a_line() {
+        for (words, wanted) in [
+            (&[c"l"][..], "no program"),
+            (&[c"l", c"--"], "no program"),
+            (&[c"l", c"sh"], "\"sh\" is no option"),
+            (&[c"l", c"--seal", c"--", c"sh"], "lacks its value"),
+            (&[c"l", c"--seal=etc", c"--", c"sh"], "--seal: database path \"etc\" is not absolute"),
+            (&[c"l", c"--line=x", c"--", c"sh"], "--line: \"x\": invalid digit"),
+            (&[c"l", c"--exec=a", c"--exec", c"b", c"--", c"sh"], "--exec: was given before"),
+            (&[c"l", c"--line=4", c"--", c"sh"], "--line needs"),
+            (&[c"l", c"--no-seal", c"--", c"sh"], "--no-seal needs --line"),
+            (&[c"l", c"--no-seal", c"--no-seal", c"--", c"sh"], "\"--no-seal\" is no option, or"),
+            (&[c"l", c"--s\xff", c"--", c"sh"], "not UTF-8"),
+        ] {
+            assert!(error(words).contains(wanted), "{words:?}: {}", error(words));
         }
     }
 
-    fn word() -> impl Strategy<Value = &'static str> {
-        prop::sample::select(vec![
-            "--",
-            "--",
-            "sh",
-            "-c",
-            "",
-            "--seal=/etc/passwd",
-            "--seal=/a/",
-            "--seal=etc",
-            "--seal=",
-            "--seal",
-            "--no-seal",
-            "--no-seal=",
-            "--give-back=CAP_KILL",
-            "--give-back=kill=bounding,ambient",
-            "--give-back=CAP_NONE",
-            "--line=4",
-            "--line=4",
-            "--line=+4",
-            "--line=",
-            "--line=-1",
-            "--filter=5",
-            "--filter=5",
-            "--filter= 5",
-            "--container=c",
-            "--container=c",
-            "--container=",
-            "--exec=e",
-            "--exec=",
-            "--own-descriptor=3",
-            "--own-descriptor=99999999999",
-            "--help",
-            "--version",
-            "--new=1",
-        ])
-    }
-
-    proptest! {
-        #[test]
-        fn clap_reads_the_same(words in prop::collection::vec(word(), 0..12)) {
-            let words: Vec<OsString> = ["acctguard-launch"].into_iter().chain(words).map(OsString::from).collect();
-            if let Some(read) = CommandLine::of_shim(&words) {
-                prop_assert_eq!(Some(read), CommandLine::try_parse_from(words).ok());
-            }
-        }
+    #[test]
+    fn only_words_before_the_program_are_options() {
+        let Ok(Request::Launch(read)) = read(&[c"l", c"--own-descriptor", c"7", c"--", c"sh", c"--help", c"--"]) else {
+            panic!("a command line")
+        };
+        assert_eq!((read.own_descriptor, read.program), (Some(7), 4));
+        assert!(matches!(super::read(&[c"l", c"--version"]), Ok(Request::Tell(_))));
     }
 }

@@ -1,4 +1,4 @@
-//! A listener of the launcher's own in place of the runtime's, whose calls wait killable ([`crate::oci::launcher_listener`]).
+//! A listener of the launcher's own in place of the runtime's, whose calls wait killable (`acctguard::oci::launcher_listener`).
 //!
 //! 1. It tries to make one, of a filter that allows all: the kernel judges the flags and the right to do so before it looks for another
 //!    listener (kernel/seccomp.c, `seccomp_set_mode_filter`), and translates a filter of one instruction in a tenth of the time. EBUSY
@@ -12,31 +12,42 @@
 //! a workload whose calls fail is not started. A daemon that dies meanwhile changes nothing: the keeper has the line's other end, and
 //! gives up what the worker gave up.
 
-use std::fs::File;
-use std::io::Read;
-use std::os::fd::AsFd;
-use std::os::fd::OwnedFd;
-use std::os::fd::RawFd;
-use std::time::Duration;
-use std::time::Instant;
+use alloc::borrow::ToOwned;
+use alloc::format;
+use alloc::string::String;
 
 use rustix::event::PollFd;
 use rustix::event::PollFlags;
 use rustix::event::Timespec;
+use rustix::fd::AsFd;
+use rustix::fd::BorrowedFd;
+use rustix::fd::OwnedFd;
+use rustix::fd::RawFd;
+use rustix::io::Errno;
+use rustix::io::IoSlice;
+use rustix::net::SendAncillaryBuffer;
+use rustix::net::SendAncillaryMessage;
+use rustix::net::SendFlags;
 
-use crate::kernel::Errno;
-use crate::kernel::fd_passing;
-use crate::kernel::fd_passing::PassingError;
-use crate::kernel::inherited;
-use crate::kernel::seccomp_notify;
-use crate::oci::launcher_listener;
-use crate::oci::listener_state;
+use crate::calls::filter;
+use crate::calls::process;
+use crate::calls::process::Reason;
+use crate::files;
+use crate::launcher_words;
 
 /// Largest filter: BPF_MAXINSNS instructions (linux/bpf_common.h) of eight bytes.
-const MAX_FILTER_BYTES: u64 = 4096 * 8;
-/// How long after ENOSYS the kernel may take to forget the runtime's listener: it wakes the caller first.
-const PATIENCE: Duration = Duration::from_secs(2);
-const STEP: Duration = Duration::from_micros(100);
+const MAX_FILTER_BYTES: usize = 4096 * 8;
+/// How long after ENOSYS the kernel may take to forget the runtime's listener, for it wakes the caller first: so many times [`STEP`]. By
+/// count: to read a clock takes the vDSO, which has to be found first.
+const PATIENCE: u32 = 20_000;
+/// A tenth of a millisecond.
+const STEP: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000 };
+/// The instructions of a filter that allows all: `BPF_RET | BPF_K` of `SECCOMP_RET_ALLOW` (linux/bpf_common.h, linux/seccomp.h).
+const ALLOW_ALL: [u8; 8] = {
+    let [a, b] = 0x06_u16.to_ne_bytes();
+    let [c, d, e, f] = 0x7fff_0000_u32.to_ne_bytes();
+    [a, b, 0, 0, c, d, e, f]
+};
 
 /// With what the launcher makes a listener.
 #[derive(Debug, Clone)]
@@ -55,11 +66,11 @@ pub struct Means {
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
     /// It could not be made.
-    #[error("cannot install a seccomp filter in place of the runtime's")]
-    Install(#[source] Errno),
+    #[error("cannot install a seccomp filter in place of the runtime's: {}", Reason(*_0))]
+    Install(Errno),
     /// Nobody took it.
-    #[error("cannot hand the seccomp listener to acctguard-daemon; see whether it runs")]
-    Send(#[source] PassingError),
+    #[error("cannot hand the seccomp listener to acctguard-daemon; see whether it runs: {}", Reason(*_0))]
+    Send(Errno),
 }
 
 /// Replaces the runtime's listener, or says on the line why that stays.
@@ -67,17 +78,17 @@ pub enum ListenError {
 /// # Errors
 /// [`ListenError`].
 pub fn listen(means: &Means) -> Result<(), ListenError> {
-    let (line, filter) = (inherited::by_number(means.line), inherited::by_number(means.filter));
+    let (line, filter) = (process::take(means.line), process::take(means.filter));
     // a shim of another version hands over other things: the runtime's listener does
     let Some(line) = line else { return Ok(()) };
     match replace(&line, filter) {
         Ok(listener) => {
-            let message = listener_state::of_launcher(&means.container, means.exec.as_deref());
-            fd_passing::send(line.as_fd(), message.as_bytes(), &[listener.as_fd()]).map_err(ListenError::Send)
+            let message = launcher_words::of_launcher(&means.container, means.exec.as_deref());
+            send(&line, message.as_bytes(), &[listener.as_fd()]).map_err(ListenError::Send)
         }
         Err(Stays::Because(reason)) => {
             // a daemon that is gone has nothing to record
-            let _ = fd_passing::send(line.as_fd(), listener_state::declined(&means.container, &reason).as_bytes(), &[]);
+            let _ = send(&line, launcher_words::declined(&means.container, &reason).as_bytes(), &[]);
             Ok(())
         }
         Err(Stays::Gone(errno)) => Err(ListenError::Install(errno)),
@@ -95,32 +106,57 @@ enum Stays {
 fn replace(line: &OwnedFd, filter: Option<OwnedFd>) -> Result<OwnedFd, Stays> {
     let because = |reason: String| Stays::Because(reason);
     let filter = filter.ok_or_else(|| because("the shim handed no filter to the launcher".to_owned()))?;
-    let mut program = Vec::new();
-    let read = File::from(filter).take(MAX_FILTER_BYTES).read_to_end(&mut program);
-    read.map_err(|error| because(format!("the filter that the shim made cannot be read: {error}")))?;
+    let program = files::read(&filter, MAX_FILTER_BYTES)
+        .map_err(|errno| because(format!("the filter that the shim made cannot be read: {}", Reason(errno))))?;
     if has_hung_up(line) {
         return Err(because("the daemon closed the launcher's line".to_owned()));
     }
-    match seccomp_notify::install(&seccomp_notify::ALLOW_ALL, launcher_listener::FLAGS) {
+    match filter::install(&ALLOW_ALL, launcher_words::FLAGS) {
         Err(Errno::BUSY) => {}
-        Err(errno) => return Err(because(format!("seccomp(2) lets the launcher install no filter: {errno}"))),
+        Err(errno) => {
+            return Err(because(format!("seccomp(2) lets the launcher install no filter: {}", Reason(errno))));
+        }
         // nobody has the runtime's any more
         Ok(unused) => {
             drop(unused);
-            return seccomp_notify::install(&program, launcher_listener::FLAGS).map_err(Stays::Gone);
+            return filter::install(&program, launcher_words::FLAGS).map_err(Stays::Gone);
         }
     }
-    match seccomp_notify::ask_for_listener() {
+    match filter::ask(launcher_words::NEW_LISTENER) {
         Errno::NOSYS => {}
-        errno => return Err(because(format!("the daemon does not give up the runtime's listener ({errno})"))),
+        errno => {
+            return Err(because(format!("the daemon does not give up the runtime's listener ({})", Reason(errno))));
+        }
     }
-    let begun = Instant::now();
+    let mut waited = 0;
     loop {
-        match seccomp_notify::install(&program, launcher_listener::FLAGS) {
-            Err(Errno::BUSY) if begun.elapsed() < PATIENCE => std::thread::sleep(STEP),
+        match filter::install(&program, launcher_words::FLAGS) {
+            Err(Errno::BUSY) if waited < PATIENCE => {
+                waited += 1;
+                let _ = rustix::thread::nanosleep(&STEP);
+            }
             outcome => return outcome.map_err(Stays::Gone),
         }
     }
+}
+
+/// Sends all of `bytes`, the descriptors with the first part of it. A closed peer is `EPIPE`, never a signal.
+fn send(line: &OwnedFd, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> Result<(), Errno> {
+    let mut space = [core::mem::MaybeUninit::<u8>::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !descriptors.is_empty() && !control.push(SendAncillaryMessage::ScmRights(descriptors)) {
+        return Err(Errno::INVAL);
+    }
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        match rustix::net::sendmsg(line, &[IoSlice::new(rest)], &mut control, SendFlags::NOSIGNAL) {
+            Err(Errno::INTR) => continue,
+            Err(errno) => return Err(errno),
+            Ok(sent) => rest = rest.get(sent..).unwrap_or_default(),
+        }
+        control.clear();
+    }
+    Ok(())
 }
 
 fn has_hung_up(line: &OwnedFd) -> bool {

@@ -3,27 +3,36 @@
 //! A name with a slash is taken as it is, any other is looked for in the PATH of the environment. As in runc and crun there is
 //! no fall-back to a shell for a file without a known format: execve(2), never execvp(3).
 
-use std::ffi::OsStr;
-use std::ffi::OsString;
-use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
-use std::path::PathBuf;
+use alloc::borrow::ToOwned;
+use alloc::ffi::CString;
+use alloc::string::String;
+use core::ffi::CStr;
 
-use nix::unistd::AccessFlags;
+use rustix::fs::Access;
+use rustix::fs::AtFlags;
+use rustix::fs::CWD;
+use rustix::fs::FileType;
+use rustix::io::Errno;
 
-use crate::kernel::Errno;
-use crate::kernel::exec;
-use crate::kernel::exec::ExecError;
+use crate::calls::process;
+use crate::calls::process::Reason;
+use crate::calls::process::Strings;
+use crate::paths;
 
 /// Why the program did not start.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ProgramError {
     /// Nothing of that name in PATH. The words are those that engines look for in a runtime's message.
-    #[error("exec {0:?}: executable file not found in $PATH")]
-    NotInPath(OsString),
+    #[error("exec {:?}: executable file not found in $PATH", String::from_utf8_lossy(_0.to_bytes()))]
+    NotInPath(CString),
     /// It was found and could not be run.
-    #[error(transparent)]
-    Exec(ExecError),
+    #[error("cannot run {}: {}", String::from_utf8_lossy(path.to_bytes()), Reason(*reason))]
+    Exec {
+        /// The program.
+        path: CString,
+        /// execve(2)'s.
+        reason: Errno,
+    },
 }
 
 impl ProgramError {
@@ -31,43 +40,49 @@ impl ProgramError {
     #[must_use]
     pub const fn exit_code(&self) -> u8 {
         match self {
-            Self::NotInPath(_) | Self::Exec(ExecError::Execve { source: Errno::NOENT | Errno::NOTDIR, .. }) => 127,
-            Self::Exec(_) => 126,
+            Self::NotInPath(_) | Self::Exec { reason: Errno::NOENT | Errno::NOTDIR, .. } => 127,
+            Self::Exec { .. } => 126,
         }
     }
 }
 
-/// Becomes `command` with this process's environment; comes back only with the reason why not.
+/// Becomes the program that the first of `command` names; comes back only with the reason why not.
 #[must_use]
-pub fn replace(command: &[OsString]) -> ProgramError {
-    let name = command.first().map(OsString::as_os_str).unwrap_or_default();
-    let path = match find(name, std::env::var_os("PATH").as_deref()) {
-        Ok(path) => path,
-        Err(error) => return error,
-    };
-    ProgramError::Exec(exec::replace(&path, command, &exec::environment()))
+pub fn replace(command: Strings, environment: Strings) -> ProgramError {
+    let name = command.iter().next().unwrap_or_default();
+    let search = environment.iter().find_map(|variable| variable.to_bytes().strip_prefix(b"PATH="));
+    match find(name, search) {
+        Ok(path) => ProgramError::Exec { reason: process::replace(&path, command, environment), path },
+        Err(error) => error,
+    }
 }
 
 /// The file that `name` means: itself when it holds a slash, else the first executable file of that name in `search`.
 /// Relative parts of `search` are skipped (CVE-2022-41716's lesson in Go's LookPath, which runc uses). A file that is there
 /// and not executable is answered when nothing better is found, so that execve(2) tells the reason.
-fn find(name: &OsStr, search: Option<&OsStr>) -> Result<PathBuf, ProgramError> {
-    if name.as_bytes().contains(&b'/') {
-        return Ok(PathBuf::from(name));
+fn find(name: &CStr, search: Option<&[u8]>) -> Result<CString, ProgramError> {
+    if name.to_bytes().contains(&b'/') {
+        return Ok(name.to_owned());
     }
     let mut second_best = None;
-    for directory in search.map(std::env::split_paths).into_iter().flatten().filter(|path| path.is_absolute()) {
-        let candidate = directory.join(name);
-        if name.is_empty() || !Path::is_file(&candidate) {
+    let folders = search.into_iter().flat_map(|search| search.split(|byte| *byte == b':'));
+    for folder in folders.filter(|folder| folder.starts_with(b"/")) {
+        let Ok(candidate) = CString::new(paths::join(folder, name.to_bytes())) else { continue };
+        if name.is_empty() || !is_file(&candidate) {
             continue;
         }
         // the real ids equal the effective ones here, so access(2) tells what execve(2) will check
-        if nix::unistd::access(&candidate, AccessFlags::X_OK).is_ok() {
+        if rustix::fs::access(&candidate, Access::EXEC_OK).is_ok() {
             return Ok(candidate);
         }
         second_best.get_or_insert(candidate);
     }
     second_best.ok_or_else(|| ProgramError::NotInPath(name.to_owned()))
+}
+
+fn is_file(path: &CStr) -> bool {
+    let status = rustix::fs::statat(CWD, path, AtFlags::empty());
+    status.is_ok_and(|status| FileType::from_raw_mode(status.st_mode) == FileType::RegularFile)
 }
 
 #[cfg(test)]
@@ -86,21 +101,22 @@ mod tests {
             std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).expect("mode");
         }
         let search = format!("relative::{0}/a:{0}/b:{0}/a/tool", base.display());
-        let find = |name: &str| find(OsStr::new(name), Some(OsStr::new(&search))).ok();
-        assert_eq!(find("tool"), Some(base.join("b/tool")), "the first that may be executed");
-        assert_eq!(find("data"), Some(base.join("a/data")), "there, not executable: execve tells why");
-        assert_eq!(find("./x"), Some(PathBuf::from("./x")), "a slash means itself");
-        assert_eq!(find("missing"), None);
-        assert_eq!(find(""), None);
-        assert!(super::find(OsStr::new("tool"), None).is_err(), "no PATH, nothing found");
+        let find = |name: &CStr| find(name, Some(search.as_bytes())).ok();
+        let there = |name: &str| CString::new(base.join(name).to_str().expect("text")).ok();
+        assert_eq!(find(c"tool"), there("b/tool"), "the first that may be executed");
+        assert_eq!(find(c"data"), there("a/data"), "there, not executable: execve tells why");
+        assert_eq!(find(c"./x"), Some(c"./x".to_owned()), "a slash means itself");
+        assert_eq!(find(c"missing"), None);
+        assert_eq!(find(c""), None);
+        assert!(super::find(c"tool", None).is_err(), "no PATH, nothing found");
     }
 
     #[test]
     fn exit_codes_tell_missing_from_not_executable() {
-        for (source, expected) in
+        for (reason, expected) in
             [(Errno::NOENT, 127), (Errno::NOTDIR, 127), (Errno::ACCESS, 126), (Errno::NOEXEC, 126), (Errno::ISDIR, 126)]
         {
-            assert_eq!(ProgramError::Exec(ExecError::Execve { path: "/x".into(), source }).exit_code(), expected);
+            assert_eq!(ProgramError::Exec { path: c"/x".to_owned(), reason }.exit_code(), expected);
         }
     }
 }

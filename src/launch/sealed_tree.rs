@@ -1,21 +1,20 @@
 //! Which names are sealed: the databases, the files beside them by which they are replaced, every symbolic link on the way to
 //! one, and the same places under the other mounts that show them.
 
-use std::collections::BTreeMap;
-use std::collections::VecDeque;
-use std::ffi::OsStr;
-use std::ffi::OsString;
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::ffi::OsStringExt;
-use std::path::Component;
-use std::path::Path;
-use std::path::PathBuf;
+use alloc::collections::BTreeMap;
+use alloc::collections::VecDeque;
+use alloc::ffi::CString;
+use alloc::vec::Vec;
 
 use rustix::fs::FileType;
+use rustix::io::Errno;
 
-use crate::kernel::Errno;
-use crate::launch::directories::Directories;
-use crate::model::attempt::DatabasePath;
+use crate::database_path::DatabasePath;
+use crate::directories::Directories;
+use crate::paths::below;
+use crate::paths::join;
+use crate::paths::names;
+use crate::paths::parent;
 
 /// How many links a path may go through (path_resolution(7)).
 const MAX_LINKS: usize = 40;
@@ -24,7 +23,7 @@ const MAX_LINKS: usize = 40;
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Sealed {
     /// Sealed names in this directory; a name without names below is sealed itself, whatever it is.
-    pub names: BTreeMap<OsString, Sealed>,
+    pub names: BTreeMap<Vec<u8>, Sealed>,
 }
 
 impl Sealed {
@@ -46,38 +45,35 @@ impl Sealed {
         sealed
     }
 
-    fn insert(&mut self, path: &Path) {
+    fn insert(&mut self, path: &[u8]) {
         let mut directory = self;
-        for component in path.components() {
-            if let Component::Normal(name) = component {
-                directory = directory.names.entry(name.to_owned()).or_default();
-            }
+        for name in names(path) {
+            directory = directory.names.entry(name.to_vec()).or_default();
         }
     }
 }
 
 /// A database and the files beside it by which shadow(5) tools replace and lock it.
-fn with_companions(database: &DatabasePath) -> Vec<PathBuf> {
-    let path = database.as_str();
-    let mut all = vec![PathBuf::from(path)];
+fn with_companions(database: &DatabasePath) -> Vec<Vec<u8>> {
+    let path = database.as_str().as_bytes();
+    let mut all = [path.to_vec()].to_vec();
     if !database.is_directory() {
-        all.extend(["-", "+", ".lock"].iter().map(|suffix| PathBuf::from(format!("{path}{suffix}"))));
-        all.extend(Path::new(path).parent().map(|directory| directory.join(".pwd.lock")));
+        all.extend(["-", "+", ".lock"].iter().map(|suffix| [path, suffix.as_bytes()].concat()));
+        all.push(join(parent(path), b".pwd.lock"));
     }
     all
 }
 
-/// The symbolic links on the ways. By the bytes of their paths: to compare paths by their components took longer than all calls of the
-/// kernel here.
+/// The symbolic links on the ways.
 struct Links<'a> {
     directories: &'a mut Directories,
     /// What each contains that was met; `None` for what is none.
-    targets: BTreeMap<OsString, Option<PathBuf>>,
+    targets: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
 }
 
 impl Links<'_> {
     /// What the link `name` in `directory` contains; `None` when it is none.
-    fn read(&mut self, directory: &Path, name: &OsStr) -> Option<PathBuf> {
+    fn read(&mut self, directory: &[u8], name: &[u8]) -> Option<Vec<u8>> {
         let kind = match self.directories.entries(directory) {
             Ok(entries) => entries.get(name).copied(),
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => None,
@@ -87,39 +83,39 @@ impl Links<'_> {
         if !matches!(kind, Some(FileType::Symlink | FileType::Unknown)) {
             return None;
         }
-        let path = directory.join(name);
-        if let Some(known) = self.targets.get(path.as_os_str()) {
+        let path = join(directory, name);
+        if let Some(known) = self.targets.get(&path) {
             return known.clone();
         }
-        let target = std::fs::read_link(&path).ok();
-        self.targets.insert(path.into_os_string(), target.clone());
+        let target = rustix::fs::readlink(path.as_slice(), Vec::new()).ok().map(CString::into_bytes);
+        self.targets.insert(path, target.clone());
         target
     }
 
     /// Every symbolic link that is followed on the way of `path`, where it lies, and at last the place that the path leads to,
     /// which need not exist. Whoever may replace one of the links decides what the path means.
-    fn places(&mut self, path: &Path) -> Vec<PathBuf> {
+    fn places(&mut self, path: &[u8]) -> Vec<Vec<u8>> {
         let mut found = Vec::new();
-        let mut place = PathBuf::from("/");
-        let mut pending: VecDeque<OsString> = names(path).collect();
+        let mut place = b"/".to_vec();
+        let mut pending: VecDeque<Vec<u8>> = names(path).map(<[u8]>::to_vec).collect();
         let mut links = 0;
         while let Some(name) = pending.pop_front() {
-            if name == ".." {
-                place.pop();
+            if name == b".." {
+                place.truncate(parent(&place).len());
                 continue;
             }
             match self.read(&place, &name) {
                 Some(target) if links < MAX_LINKS => {
                     links += 1;
-                    found.push(place.join(name));
-                    if target.is_absolute() {
-                        place = PathBuf::from("/");
+                    found.push(join(&place, &name));
+                    if target.starts_with(b"/") {
+                        place = b"/".to_vec();
                     }
-                    for name in names(&target).collect::<Vec<_>>().into_iter().rev() {
-                        pending.push_front(name);
+                    for name in names(&target).rev() {
+                        pending.push_front(name.to_vec());
                     }
                 }
-                _ => place.push(name),
+                _ => place = join(&place, &name),
             }
         }
         found.push(place);
@@ -127,21 +123,13 @@ impl Links<'_> {
     }
 }
 
-fn names(path: &Path) -> impl Iterator<Item = OsString> + '_ {
-    path.components().filter_map(|component| match component {
-        Component::Normal(name) => Some(name.to_owned()),
-        Component::ParentDir => Some(OsString::from("..")),
-        _ => None,
-    })
-}
-
 /// One mount, proc_pid_mountinfo(5).
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Mount {
     device: Vec<u8>,
     /// Which directory or file of the file system it shows.
-    root: PathBuf,
-    place: PathBuf,
+    root: Vec<u8>,
+    place: Vec<u8>,
 }
 
 /// The mounts of this process, in their order.
@@ -158,38 +146,22 @@ impl Mounts {
     }
 
     /// Where else the mounts show what lies at `path`.
-    fn aliases(&self, path: &Path) -> Vec<PathBuf> {
-        let path = path.as_os_str().as_bytes();
-        let holding = self.0.iter().filter_map(|mount| Some((mount, below(path, mount.place.as_os_str().as_bytes())?)));
+    fn aliases(&self, path: &[u8]) -> Vec<Vec<u8>> {
+        let holding = self.0.iter().filter_map(|mount| Some((mount, below(path, &mount.place)?)));
         let Some((holding, rest)) = holding.min_by_key(|(_, rest)| rest.len()) else { return Vec::new() };
-        let in_file_system = join(holding.root.as_os_str().as_bytes(), rest);
+        let in_file_system = join(&holding.root, rest);
         let others = self.0.iter().filter(|mount| mount.device == holding.device);
-        let shown = others.filter_map(|mount| {
-            let rest = below(&in_file_system, mount.root.as_os_str().as_bytes())?;
-            Some(join(mount.place.as_os_str().as_bytes(), rest))
-        });
-        shown.filter(|alias| alias != path).map(|alias| PathBuf::from(OsString::from_vec(alias))).collect()
+        let shown = others.filter_map(|mount| Some(join(&mount.place, below(&in_file_system, &mount.root)?)));
+        shown.filter(|alias| alias != path).collect()
     }
 }
 
-/// What is left of `path` below `folder`, or of `folder` itself; by bytes, for paths without double slashes and dots.
-fn below<'a>(path: &'a [u8], folder: &[u8]) -> Option<&'a [u8]> {
-    let rest = path.strip_prefix(folder.strip_suffix(b"/").unwrap_or(folder))?;
-    if rest.is_empty() { Some(rest) } else { rest.strip_prefix(b"/") }
-}
-
-/// The path of `rest` below `folder`, or of `folder` itself.
-fn join(folder: &[u8], rest: &[u8]) -> Vec<u8> {
-    let between: &[u8] = if rest.is_empty() || folder.ends_with(b"/") { b"" } else { b"/" };
-    [folder, between, rest].concat()
-}
-
 /// Blanks, tabs, newlines and backslashes are written as `\040` and so on (proc_pid_mountinfo(5)).
-fn unescaped(field: &[u8]) -> PathBuf {
+fn unescaped(field: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::new();
     let mut rest = field;
     while let Some((first, after)) = rest.split_first() {
-        let octal = after.get(..3).filter(|_| *first == b'\\').and_then(|digits| std::str::from_utf8(digits).ok());
+        let octal = after.get(..3).filter(|_| *first == b'\\').and_then(|digits| core::str::from_utf8(digits).ok());
         match octal.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
             Some(byte) => {
                 bytes.push(byte);
@@ -201,12 +173,16 @@ fn unescaped(field: &[u8]) -> PathBuf {
             }
         }
     }
-    PathBuf::from(OsString::from_vec(bytes))
+    bytes
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn text(path: Vec<u8>) -> String {
+        String::from_utf8(path).expect("text")
+    }
 
     fn database(path: &str) -> DatabasePath {
         DatabasePath::new(path).expect("a database path")
@@ -214,8 +190,7 @@ mod tests {
 
     #[test]
     fn companions_are_sealed_with_a_file_and_not_with_a_directory() {
-        let paths: Vec<String> =
-            with_companions(&database("/etc/passwd")).iter().map(|path| path.display().to_string()).collect();
+        let paths: Vec<String> = with_companions(&database("/etc/passwd")).into_iter().map(text).collect();
         assert_eq!(paths, ["/etc/passwd", "/etc/passwd-", "/etc/passwd+", "/etc/passwd.lock", "/etc/.pwd.lock"]);
         assert_eq!(with_companions(&database("/run/userdb/")).len(), 1);
     }
@@ -223,11 +198,11 @@ mod tests {
     #[test]
     fn the_tree_has_one_branch_a_component() {
         let mut sealed = Sealed::default();
-        sealed.insert(Path::new("/etc/passwd"));
-        sealed.insert(Path::new("/etc/security/opasswd"));
-        let etc = &sealed.names[OsStr::new("etc")];
-        assert_eq!(etc.names.keys().map(|name| name.display().to_string()).collect::<Vec<_>>(), ["passwd", "security"]);
-        assert!(etc.names[OsStr::new("passwd")].names.is_empty());
+        sealed.insert(b"/etc/passwd");
+        sealed.insert(b"/etc/security/opasswd");
+        let etc = &sealed.names[b"etc".as_slice()];
+        assert_eq!(etc.names.keys().cloned().map(text).collect::<Vec<_>>(), ["passwd", "security"]);
+        assert!(etc.names[b"passwd".as_slice()].names.is_empty());
     }
 
     #[test]
@@ -243,8 +218,9 @@ mod tests {
         let below = |path: &str| -> Vec<String> {
             let mut directories = Directories::default();
             let mut links = Links { directories: &mut directories, targets: BTreeMap::new() };
-            let all = links.places(&base.join(path)).into_iter();
-            all.map(|place| place.strip_prefix(&base).expect("below").display().to_string()).collect()
+            let all = links.places(base.join(path).as_os_str().as_encoded_bytes()).into_iter();
+            let base = base.as_os_str().as_encoded_bytes();
+            all.map(|place| text(super::below(&place, base).expect("below").to_vec())).collect()
         };
         assert_eq!(below("etc/hosts"), ["etc", "real/hosts"]);
         assert_eq!(below("etc/passwd"), ["etc", "real/passwd", "elsewhere"]);
@@ -264,9 +240,7 @@ mod tests {
               5 1 0:9 /other /other rw - ext4 d rw\n\
               6 1 0:5 /var/lib /copy rw - overlay o rw\n",
         );
-        let shown = |path: &str| -> Vec<String> {
-            mounts.aliases(Path::new(path)).iter().map(|alias| alias.display().to_string()).collect()
-        };
+        let shown = |path: &str| -> Vec<String> { mounts.aliases(path.as_bytes()).into_iter().map(text).collect() };
         assert_eq!(shown("/etc/passwd"), ["/data/etc/passwd", "/srv/a b"]);
         assert_eq!(shown("/etc/group"), ["/data/etc/group"]);
         assert_eq!(shown("/var/lib/extrausers"), ["/copy/extrausers"]);

@@ -7,6 +7,7 @@
 
 pub mod account;
 pub mod attempt;
+pub mod database_path;
 pub mod diagnostic;
 pub mod event;
 pub mod policy;

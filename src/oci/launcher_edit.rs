@@ -9,8 +9,16 @@
 use serde_json::Map;
 use serde_json::Value;
 
-use crate::model::attempt::DatabasePath;
+use crate::model::database_path::DatabasePath;
 use crate::model::policy::ground::ProcessFacts;
+use crate::oci::launcher_words::CONTAINER;
+use crate::oci::launcher_words::EXEC;
+use crate::oci::launcher_words::FILTER;
+use crate::oci::launcher_words::GIVE_BACK;
+use crate::oci::launcher_words::LINE;
+use crate::oci::launcher_words::NO_SEAL;
+use crate::oci::launcher_words::OWN_DESCRIPTOR;
+use crate::oci::launcher_words::SEAL;
 use crate::oci::seccomp_profile::Profile;
 
 /// What landlock_restrict_self(2) needs without `no_new_privs`, and what PR_CAPBSET_DROP needs to give back (capabilities(7)).
@@ -21,27 +29,6 @@ const SETS_OF_ROOT: [&str; 3] = ["bounding", "effective", "permitted"];
 const SETS_OF_OTHERS: [&str; 5] = ["bounding", "effective", "inheritable", "permitted", "ambient"];
 /// The calls by which the launcher seals itself.
 const SEALING_CALLS: [&str; 3] = ["landlock_create_ruleset", "landlock_add_rule", "landlock_restrict_self"];
-
-/// Stands in every launcher that understands the options below; to be changed with them. While a package is being replaced the launcher
-/// beside a shim may be another version's, and one that does not understand its options would start nothing.
-pub const OPTIONS: &str = "options of acctguard-launch, version 2";
-
-/// The options, each with what its value follows.
-pub const OWN_DESCRIPTOR: &str = "--own-descriptor=";
-/// A database that is sealed; once for each.
-pub const SEAL: &str = "--seal=";
-/// In place of [`SEAL`].
-pub const NO_SEAL: &str = "--no-seal";
-/// A capability that is lent, and the sets.
-pub const GIVE_BACK: &str = "--give-back=";
-/// [`Listening::line`].
-pub const LINE: &str = "--line=";
-/// [`Listening::filter`].
-pub const FILTER: &str = "--filter=";
-/// [`Listening::container`].
-pub const CONTAINER: &str = "--container=";
-/// [`Listening::exec`].
-pub const EXEC: &str = "--exec=";
 
 /// What is put in front of a program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

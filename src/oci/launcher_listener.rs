@@ -3,7 +3,7 @@
 //! The runtime installs its filter and its listener as ever, so that exec sessions have theirs. Under the seal the launcher, still
 //! alone in the container, asks for that listener to be given up, stacks a filter with a listener of its own on it, flag
 //! `SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV`, and sends that to the daemon. What the kernel does there (kernel/seccomp.c, Linux 6.18;
-//! `crate::launch::listen` has a test):
+//! `integration/launcher_listener.rs` has a test):
 //! * a task has one listener at most, and that counts open ones only: once the last descriptor of the runtime's is closed
 //!   (`seccomp_notify_detach`), `has_duplicate_listener` lets another be made;
 //! * of two filters that both say USER_NOTIF the newer one is heard (`seccomp_run_filters`), with its flags;
@@ -19,6 +19,8 @@
 use serde_json::Value;
 use serde_json::json;
 
+use crate::oci::launcher_words::FLAGS;
+use crate::oci::launcher_words::NEW_LISTENER;
 use crate::oci::seccomp_condition::Condition;
 use crate::oci::seccomp_profile::Action;
 use crate::oci::seccomp_profile::Entry;
@@ -27,10 +29,6 @@ use crate::oci::seccomp_profile::Rule;
 
 /// `listenerMetadata` of a listener that gives way to the launcher's.
 pub const METADATA: &str = "acctguard/1 launcher";
-/// `SECCOMP_FILTER_FLAG_NEW_LISTENER`, `SPEC_ALLOW` and `WAIT_KILLABLE_RECV` (linux/seccomp.h): how the launcher makes its listener.
-/// `SPEC_ALLOW`: whether speculation is left alone is for the workload's own profile to say, and its filter has done so.
-pub const FLAGS: u64 = NEW_LISTENER | 1 << 2 | 1 << 5;
-const NEW_LISTENER: u64 = 1 << 3;
 /// All flags that kernels know.
 const ALL_FLAGS: u64 = 0x3f;
 /// Calls that ask for a listener otherwise than by [`FLAGS`], in parts of which no two meet: mask and what is left under it.

@@ -3,25 +3,16 @@
 //! lives (runc before 1.2), so nobody may wait for the end of file.
 
 use serde::Deserialize;
-use serde_json::json;
 
 use crate::oci::hook_state::State;
 use crate::oci::launcher_listener;
+use crate::oci::launcher_words::DECLINED;
+use crate::oci::launcher_words::OF_EXEC;
+use crate::oci::launcher_words::OF_LAUNCHER;
+use crate::oci::launcher_words::SECCOMP_FD_NAME;
 
 /// Largest message; a state's annotations may be long.
 pub const MAX_MESSAGE_BYTES: usize = 1024 * 1024;
-
-/// The name under which the listener's descriptor is sent (config-linux.md, `SeccompFdName`).
-pub const SECCOMP_FD_NAME: &str = "seccompFd";
-
-/// Of the specification that the launcher's messages follow.
-const OCI_VERSION: &str = "1.0.2";
-/// Metadata of the launcher's own listener.
-const OF_LAUNCHER: &str = "acctguard-launch/1";
-/// The same for an exec session; the id of its event follows.
-const OF_EXEC: &str = "acctguard-launch/1 exec ";
-/// Begins the metadata of a message that brings no listener.
-const DECLINED: &str = "no listener: ";
 
 /// A container process's state.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -45,26 +36,6 @@ pub struct ListenerState {
 fn lenient_pid<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
     let pid = Option::<i64>::deserialize(deserializer)?.unwrap_or(0);
     Ok(u32::try_from(pid).unwrap_or(0))
-}
-
-/// What the launcher of container `id`, or of its exec session of which `exec` is the recorded event, sends with its own listener. Pids are for the daemon to know: in the container's pid
-/// namespace they are others.
-#[must_use]
-pub fn of_launcher(id: &str, exec: Option<&str>) -> String {
-    let metadata = exec.map_or_else(|| OF_LAUNCHER.to_owned(), |event| format!("{OF_EXEC}{event}"));
-    launcher_message(id, &[SECCOMP_FD_NAME], &metadata)
-}
-
-/// What the launcher of container `id` sends when no listener of its own comes, and why.
-#[must_use]
-pub fn declined(id: &str, reason: &str) -> String {
-    launcher_message(id, &[], &format!("{DECLINED}{reason}"))
-}
-
-fn launcher_message(id: &str, descriptors: &[&str], metadata: &str) -> String {
-    let state =
-        json!({"ociVersion": OCI_VERSION, "id": id, "status": "created", "pid": 0, "bundle": "/", "annotations": {}});
-    json!({"ociVersion": OCI_VERSION, "fds": descriptors, "pid": 0, "metadata": metadata, "state": state}).to_string()
 }
 
 impl ListenerState {
@@ -142,6 +113,8 @@ pub fn parse_prefix(bytes: &[u8]) -> Result<Progress, ListenerStateError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::oci::launcher_words::declined;
+    use crate::oci::launcher_words::of_launcher;
 
     const RUNC: &str = r#"{"ociVersion":"1.0.2-dev","fds":["seccompFd"],"pid":31337,"metadata":"acctguard/1","state":{"ociVersion":"1.0.2-dev","id":"c1","status":"creating","pid":31337,"bundle":"/run/b","annotations":{"a":"}"}}}"#;
     const CRUN: &str = "{\n  \"ociVersion\": \"0.2.0\",\n  \"fds\": [\n    \"seccompFd\"\n  ],\n  \"pid\": 0,\n  \"metadata\": \"acctguard\\/1\",\n  \"state\": {\n    \"ociVersion\": \"0.2.0\",\n    \"id\": \"c2\",\n    \"status\": \"running\",\n    \"pid\": 0,\n    \"bundle\": \".\",\n    \"annotations\": {}\n  }\n}";

@@ -22,6 +22,7 @@ pub mod intercepted;
 pub mod known_calls;
 pub mod launcher_edit;
 pub mod launcher_listener;
+pub mod launcher_words;
 pub mod listener_state;
 pub mod owner;
 pub mod parameters;
@@ -33,7 +34,6 @@ pub mod seccomp_condition;
 pub mod seccomp_flags;
 pub mod seccomp_merge;
 pub mod seccomp_profile;
-#[cfg(feature = "daemon")]
 pub mod seccomp_program;
 #[cfg(test)]
 mod seccomp_proof;

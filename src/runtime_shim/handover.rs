@@ -21,7 +21,7 @@ use crate::kernel::sealed_memory;
 use crate::kernel::sealed_memory::Purpose;
 use crate::kernel::sealed_memory::SealedMemoryError;
 use crate::oci::launcher_edit::Listening as Listens;
-use crate::oci::launcher_edit::OPTIONS;
+use crate::oci::launcher_words::OPTIONS;
 use crate::runtime_shim::Call;
 use crate::runtime_shim::listening::Listening;
 

@@ -8,7 +8,7 @@ use crate::kernel::foreign_root::FileError;
 use crate::kernel::foreign_root::RootFile;
 use crate::model::account::Databases;
 use crate::model::account::Permissions;
-use crate::model::attempt::DatabasePath;
+use crate::model::database_path::DatabasePath;
 use crate::model::diagnostic::chain;
 use crate::model::redact;
 

@@ -17,7 +17,7 @@ use std::time::Duration;
 use crate::model::account;
 use crate::model::account::Databases;
 use crate::model::account::kept::Told;
-use crate::model::attempt::DatabasePath;
+use crate::model::database_path::DatabasePath;
 use crate::model::event::Change;
 use crate::model::event::Container;
 use crate::model::event::Event;

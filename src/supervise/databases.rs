@@ -8,8 +8,8 @@
 use std::collections::BTreeSet;
 
 use crate::kernel::foreign_root::Follow;
-use crate::model::attempt::DatabasePath;
 use crate::model::attempt::ObjectId;
+use crate::model::database_path::DatabasePath;
 use crate::supervise::target::Likeness;
 use crate::supervise::target::Object;
 use crate::supervise::target::ObjectKind;

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use crate::model::attempt::DatabasePath;
 use crate::model::attempt::Effect;
+use crate::model::database_path::DatabasePath;
 use crate::model::event;
 use crate::model::event::Change;
 use crate::model::event::Outcome;

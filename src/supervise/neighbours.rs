@@ -11,8 +11,8 @@ use std::sync::PoisonError;
 use std::time::Duration;
 use std::time::Instant;
 
-use crate::model::attempt::DatabasePath;
 use crate::model::attempt::ObjectId;
+use crate::model::database_path::DatabasePath;
 use crate::model::event::Kind;
 use crate::model::event::ProtectionChange;
 use crate::model::event::Severity;

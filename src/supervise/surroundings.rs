@@ -5,7 +5,7 @@ use std::sync::PoisonError;
 use std::sync::RwLock;
 
 use crate::model::account::Databases;
-use crate::model::attempt::DatabasePath;
+use crate::model::database_path::DatabasePath;
 use crate::supervise::actor::Acting;
 use crate::supervise::baseline;
 use crate::supervise::container_root::ContainerRoot;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use acctguard::model::account::diff;
 use acctguard::model::account::shadow::Password;
 use acctguard::model::account::snapshot::Databases;
-use acctguard::model::attempt::DatabasePath;
+use acctguard::model::database_path::DatabasePath;
 
 use super::{assert_shown_safely, occurrences};
 

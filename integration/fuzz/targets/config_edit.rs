@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use acctguard::model::attempt::DatabasePath;
+use acctguard::model::database_path::DatabasePath;
 use acctguard::model::policy::Ground;
 use acctguard::oci::launcher_edit::{self, Launcher, Listening};
 use acctguard::oci::seccomp_closed::UnknownCalls;

@@ -6,7 +6,7 @@ use std::os::unix::fs::{MetadataExt, symlink};
 use std::sync::OnceLock;
 
 use acctguard::kernel::foreign_root;
-use acctguard::model::attempt::DatabasePath;
+use acctguard::model::database_path::DatabasePath;
 use acctguard::model::redact::{MAX_PRINTABLE_CHARACTERS, printable};
 use acctguard::model::workload::ContainerId;
 

@@ -4,7 +4,6 @@
 //! execve(2) (signal(7); open file descriptors), so a program that is only a step on the way to another one must know how it
 //! was. Functions in `.init_array` run before std's own start (System V ABI, "Initialization and Termination Functions").
 
-use std::ffi::CString;
 use std::os::fd::RawFd;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering;
@@ -66,26 +65,6 @@ pub fn restore() -> Result<(), Errno> {
     Ok(())
 }
 
-/// This process's environment as it stands in memory, byte for byte: entries without `=`, and twice the same name, included,
-/// which std::env leaves out or may fold.
-#[must_use]
-pub fn environment() -> Vec<CString> {
-    unsafe extern "C" {
-        static environ: *const *const libc::c_char;
-    }
-    let mut entries = Vec::new();
-    // SAFETY: environ(7) is a list of NUL-terminated strings that ends with a null pointer, or null itself; the programs that
-    // ask change no variable and have one thread then, so that nobody writes to it meanwhile.
-    unsafe {
-        let mut entry = environ;
-        while !entry.is_null() && !(*entry).is_null() {
-            entries.push(std::ffi::CStr::from_ptr(*entry).to_owned());
-            entry = entry.add(1);
-        }
-    }
-    entries
-}
-
 /// Puts a copy of `descriptor` at `number`, without close-on-exec, in place of whatever is there: dup2(2).
 ///
 /// # Errors
@@ -115,17 +94,4 @@ pub fn take(number: RawFd) -> Option<std::os::fd::OwnedFd> {
     }
     // SAFETY: the descriptor is open, and by the protocol nobody else in this process owns it: it was handed over at the start.
     Some(unsafe { std::os::fd::OwnedFd::from_raw_fd(number) })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_environment_is_the_one_in_memory() {
-        let known: Vec<_> = std::env::vars_os().map(|(name, _)| name).collect();
-        let entries = environment();
-        assert!(entries.len() >= known.len());
-        assert!(entries.iter().any(|entry| entry.to_bytes().starts_with(b"PATH=")));
-    }
 }

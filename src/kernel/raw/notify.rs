@@ -118,13 +118,6 @@ pub fn add_fd(
     i32::try_from(number).map_err(|_| Errno::OVERFLOW)
 }
 
-/// The instruction that `bytes` are (`struct sock_filter`, linux/filter.h).
-#[must_use]
-pub const fn instruction(bytes: [u8; 8]) -> libc::sock_filter {
-    let [a, b, jt, jf, c, d, e, f] = bytes;
-    libc::sock_filter { code: u16::from_ne_bytes([a, b]), jt, jf, k: u32::from_ne_bytes([c, d, e, f]) }
-}
-
 /// seccomp(2) `SECCOMP_SET_MODE_FILTER` with a new listener, for the calling thread. Async-signal-safe: one system call.
 ///
 /// # Errors
@@ -146,17 +139,6 @@ pub fn install_filter(program: &[libc::sock_filter], flags: u64) -> Result<Owned
     let fd = i32::try_from(fd).map_err(|_| Errno::BADF)?;
     // SAFETY: the kernel has just made this descriptor for us; nobody else has it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
-}
-
-/// seccomp(2) `SECCOMP_SET_MODE_FILTER` for a listener, without a filter. Comes back with an error always: the kernel's own is `EFAULT`.
-///
-/// # Errors
-/// `EFAULT`, or what a filter or a supervisor says.
-pub fn ask_for_listener() -> Result<(), Errno> {
-    let nothing: *const libc::sock_fprog = std::ptr::null();
-    // SAFETY: the kernel reads from a null pointer and fails with EFAULT; it writes to no memory.
-    check(unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, FILTER_NEW_LISTENER, nothing) })?;
-    Ok(())
 }
 
 /// Installs a filter without a listener on the calling thread.

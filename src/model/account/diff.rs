@@ -15,7 +15,7 @@ use crate::model::account::snapshot::Database;
 use crate::model::account::snapshot::Databases;
 use crate::model::account::table::Entry;
 use crate::model::account::table::Table;
-use crate::model::attempt::DatabasePath;
+use crate::model::database_path::DatabasePath;
 use crate::model::event::Change;
 use crate::model::redact::printable;
 

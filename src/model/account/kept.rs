@@ -13,7 +13,7 @@ use crate::model::account::permissions::Permissions;
 use crate::model::account::snapshot::Content;
 use crate::model::account::snapshot::Database;
 use crate::model::account::snapshot::Databases;
-use crate::model::attempt::DatabasePath;
+use crate::model::database_path::DatabasePath;
 
 #[derive(Serialize, Deserialize)]
 struct Entry {

@@ -14,7 +14,7 @@ use crate::model::account::permissions::Permissions;
 use crate::model::account::shadow::ShadowEntry;
 use crate::model::account::subid::SubidEntry;
 use crate::model::account::table::Table;
-use crate::model::attempt::DatabasePath;
+use crate::model::database_path::DatabasePath;
 use crate::model::event::AccountBaseline;
 use crate::model::redact::printable;
 

@@ -3,7 +3,7 @@
 //! Pure: callers pass text and get values. Reading the files is `config`'s.
 //! Failing open or closed is decided here and nowhere else (see [`decide`]).
 
-use crate::model::attempt::DatabasePath;
+use crate::model::database_path::DatabasePath;
 use crate::model::event::PolicyReference;
 use crate::model::policy::matching::Mismatch;
 use crate::model::policy::rule::AllowRule;

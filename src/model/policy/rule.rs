@@ -6,7 +6,7 @@ use std::time::Duration;
 use globset::GlobBuilder;
 use globset::GlobMatcher;
 
-use crate::model::attempt::DatabasePath;
+use crate::model::database_path::DatabasePath;
 use crate::model::policy::Mode;
 use crate::model::policy::OnUnprotected;
 

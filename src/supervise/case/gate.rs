@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use crate::model::attempt::DatabasePath;
 use crate::model::attempt::Effect;
+use crate::model::database_path::DatabasePath;
 use crate::model::event::Outcome;
 use crate::supervise::incident::Sighting;
 use crate::supervise::moment::Moment;

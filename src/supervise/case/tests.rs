@@ -4,8 +4,8 @@ use std::sync::PoisonError;
 
 use super::*;
 use crate::model::attempt::Attempt;
-use crate::model::attempt::DatabasePath;
 use crate::model::attempt::Effect;
+use crate::model::database_path::DatabasePath;
 use crate::model::event::Actor;
 use crate::model::event::EventTime;
 use crate::supervise::actor::Acting;

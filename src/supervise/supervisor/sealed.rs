@@ -9,8 +9,8 @@ use std::collections::BTreeSet;
 use serde::Deserialize;
 use serde::Serialize;
 
-use crate::model::attempt::DatabasePath;
 use crate::model::attempt::ObjectId;
+use crate::model::database_path::DatabasePath;
 use crate::model::policy::Ground;
 use crate::supervise::argument::Argument;
 use crate::supervise::argument::OpenHow;

@@ -6,7 +6,7 @@ use serde_saphyr::Location;
 use serde_saphyr::Spanned;
 
 use crate::model::account::diff::KINDS;
-use crate::model::attempt::DatabasePath;
+use crate::model::database_path::DatabasePath;
 use crate::model::diagnostic::SourceError;
 use crate::model::policy::BUILT_IN_NAME;
 use crate::model::policy::parse::API_VERSION;
