@@ -12,6 +12,9 @@ use crate::harness::command::{Done, finish};
 use crate::harness::events::of;
 use crate::harness::node::{Node, Runtime};
 
+/// How often two containers start together.
+const ROUNDS: usize = 8;
+const IDLE: [&str; 3] = ["/bin/busybox", "sleep", "3600"];
 const APPEND: [&str; 3] = ["/bin/sh", "-c", "echo eve:x:0:0::/:/bin/sh >> /etc/passwd"];
 
 fn policies(exec: &str) -> String {
@@ -35,7 +38,13 @@ struct Namesake<'a> {
 impl<'a> Namesake<'a> {
     /// By the id of `other`, if there is one.
     fn launch(node: &'a Node, role: &'static str, other: Option<&Namesake<'_>>) -> Self {
-        let mut spec = Spec::idle();
+        let container = Self::create(node, role, other, &IDLE);
+        finish(container.shim().arg("start").arg(&container.bundle.id)).ok();
+        container
+    }
+
+    fn create(node: &'a Node, role: &'static str, other: Option<&Namesake<'_>>, program: &[&str]) -> Self {
+        let mut spec = Spec::new(program);
         spec.annotations = vec![("role".to_owned(), role.to_owned())];
         let mut bundle = node.bundle(&spec);
         if let Some(other) = other {
@@ -45,7 +54,6 @@ impl<'a> Namesake<'a> {
         let container = Self { node, role, root, bundle };
         finish(container.shim().args(["create", "--bundle"]).arg(&container.bundle.folder).arg(&container.bundle.id))
             .ok();
-        finish(container.shim().arg("start").arg(&container.bundle.id)).ok();
         container
     }
 
@@ -119,6 +127,39 @@ fn each_is_itself(runtime: Runtime) {
         last.is_itself();
         last.end();
         assert_eq!(node.acctguard(&["containers", "--json"]).ok().stdout, "");
+    }
+}
+
+/// Both launchers put their listeners in the place of runc's at one time: what a container's own program does is told of that container.
+#[test]
+fn launchers_that_start_together_speak_for_their_own_containers() {
+    for round in 0..ROUNDS {
+        let document = |name: &str| {
+            format!(
+                "apiVersion: acctguard.io/v1alpha1\nkind: AccountPolicy\nmetadata: {{name: {name}}}\nspec:\n  \
+                 match: {{annotations: {{role: {name}}}}}\n  mode: enforce\n  landlock: off\n"
+            )
+        };
+        let node = Node::start(Runtime::Runc, &[document("passwd"), document("group")].join("---\n"));
+        let elder = Namesake::create(&node, "passwd", None, &["/bin/sh", "-c", "echo x >> /etc/passwd"]);
+        let younger = Namesake::create(&node, "group", Some(&elder), &["/bin/sh", "-c", "echo x >> /etc/group"]);
+        std::thread::scope(|scope| {
+            for container in [&elder, &younger] {
+                // of this thread's mount namespace, where the node is
+                let mut start = container.shim();
+                start.arg("start").arg(&container.bundle.id);
+                scope.spawn(move || finish(&mut start).ok());
+            }
+        });
+        for container in [&elder, &younger] {
+            let own = format!("/etc/{}", container.role);
+            let is_refused = |event: &Event| {
+                event.operation.as_ref().is_some_and(|operation| operation.database.as_deref() == Some(&own))
+            };
+            let told = || container.count(Kind::AccountFinding, |_| true) > 0;
+            node.wait_for("a finding", |_| told().then_some(()));
+            assert_eq!(container.count(Kind::AccountFinding, is_refused), 1, "round {round}: {}", container.role);
+        }
     }
 }
 

@@ -52,7 +52,8 @@ pub enum IdentificationError {
     Admission(#[source] crate::daemon::registry::Full),
 }
 
-/// Finds the container and, for an exec, the session. `peer` is the pid of the runtime that delivered the listener.
+/// Finds the container and, for an exec, the session. `peer` is the pid of the runtime, or of the shim, that connected, `sender` that of
+/// who sent the listener: a launcher has a connection of its shim's, and tells no pid of its own.
 ///
 /// # Errors
 /// [`IdentificationError`].
@@ -61,6 +62,7 @@ pub fn identify(
     state: ListenerState,
     listener: Listener,
     peer: u32,
+    sender: u32,
 ) -> Result<Delivered, IdentificationError> {
     let id = ContainerId::new(&state.state.id)?;
     let exec = match state.exec_event() {
@@ -69,12 +71,8 @@ pub fn identify(
     };
     let announced = exec.as_ref().and_then(|exec| service.registry.get(exec.container.as_ref()?));
     let known = announced.or_else(|| {
-        let all = service.registry.all_of(&id);
-        if state.is_of_launcher() {
-            namesakes::that_starts(&all)
-        } else {
-            namesakes::with_process(&all, first_known([state.state.pid, state.pid, peer]))
-        }
+        let process = first_known(&[state.state.pid, state.pid, sender, peer]);
+        namesakes::with_process(&service.registry.all_of(&id), process)
     });
     let is_exec = exec.is_some() || is_exec(&state, known.as_deref());
     let guarded = match known {
@@ -92,7 +90,7 @@ pub fn identify(
         None => (None, None, guarded.record().ground),
     };
     // the pid of the process that the listener is about; crun tells none for an exec
-    let pid = if is_exec { state.pid } else { first_known([state.pid, state.state.pid, guarded.record().pid]) };
+    let pid = if is_exec { state.pid } else { first_known(&[state.pid, state.state.pid, guarded.record().pid]) };
     let label = Label {
         container: guarded.id.clone(),
         pid,
@@ -143,8 +141,8 @@ fn session_id(session: Option<&Session>) -> Option<String> {
     session.map(|session| session.id.clone())
 }
 
-fn first_known(pids: [u32; 3]) -> u32 {
-    pids.into_iter().find(|pid| *pid != 0).unwrap_or(0)
+fn first_known(pids: &[u32]) -> u32 {
+    pids.iter().copied().find(|pid| *pid != 0).unwrap_or(0)
 }
 
 /// Whether the state is that of an exec: runc tells the container as running and another pid than its init's, crun
@@ -177,7 +175,7 @@ fn admit_unregistered(
             privileged: false,
         },
     };
-    let pid = first_known([state.state.pid, if is_exec { 0 } else { state.pid }, 0]);
+    let pid = first_known(&[state.state.pid, if is_exec { 0 } else { state.pid }]);
     let root = match &bundle {
         Ok(bundle) => root_of(bundle),
         Err(error) => {

@@ -23,6 +23,7 @@ use crate::daemon::service::Service;
 use crate::daemon::worker;
 use crate::kernel::Errno;
 use crate::kernel::fd_passing;
+use crate::kernel::fd_passing::Message;
 use crate::kernel::fd_passing::PassingError;
 use crate::kernel::seccomp_notify::Listener;
 use crate::kernel::seccomp_notify::ListenerError;
@@ -96,8 +97,8 @@ pub struct Label {
 pub enum Received {
     /// A listener.
     Listener(Delivery),
-    /// The launcher of a container makes no listener of its own.
-    Declined(Box<ListenerState>),
+    /// The launcher of a container, which process this is, makes no listener of its own.
+    Declined(Box<ListenerState>, u32),
 }
 
 /// A message and the listener in it.
@@ -106,12 +107,17 @@ pub struct Delivery {
     pub state: Box<ListenerState>,
     /// The listener.
     pub listener: Listener,
+    /// Pid of the process that sent it, which need not have connected; 0 when that is not known.
+    pub sender: u32,
     /// Whether it is still in the socket, with the listener: then whoever has the socket can receive it again.
     pub unread: bool,
 }
 
 /// Accepts runtimes until the worker retires: those that come then are its successor's.
 pub fn serve(service: &Arc<Service>, socket: &UnixListener) {
+    if let Err(errno) = fd_passing::ask_for_senders(socket.as_fd()) {
+        tracing::error!("launchers of containers with one id cannot be told apart: SO_PASSCRED: {errno}");
+    }
     while !matches!(service.retirement.wait(socket.as_fd()), Ok(Waited::Retired)) {
         // until the keepers hold a connection it is lost with this process
         let Some(_busy) = service.retirement.busy() else { return };
@@ -193,10 +199,10 @@ fn start(service: &Arc<Service>, stream: Arc<UnixStream>, number: u32, label: La
 fn take(service: &Arc<Service>, stream: &UnixStream, Label { peer, delivery }: Label) {
     match receive(stream) {
         Ok(None) => {}
-        Ok(Some(Received::Declined(state))) => tell_declined(service, &state),
-        Ok(Some(Received::Listener(Delivery { state, listener, unread }))) => {
+        Ok(Some(Received::Declined(state, sender))) => tell_declined(service, &state, sender),
+        Ok(Some(Received::Listener(Delivery { state, listener, sender, unread }))) => {
             let container = state.state.id.chars().take(64).collect::<String>().escape_debug().to_string();
-            let delivered = identification::identify(service, *state, listener, peer);
+            let delivered = identification::identify(service, *state, listener, peer, sender);
             let served = delivered.map(|mut delivered| {
                 delivered.label.delivery = delivery;
                 worker::serve_new(service, delivered)
@@ -216,9 +222,9 @@ fn take(service: &Arc<Service>, stream: &UnixStream, Label { peer, delivery }: L
 }
 
 /// The creation record says that calls wait killable by the launcher's listener: they do not.
-fn tell_declined(service: &Service, state: &ListenerState) {
+fn tell_declined(service: &Service, state: &ListenerState, sender: u32) {
     let Ok(id) = ContainerId::new(&state.state.id) else { return };
-    let Some(guarded) = namesakes::that_starts(&service.registry.all_of(&id)) else { return };
+    let Some(guarded) = namesakes::with_process(&service.registry.all_of(&id), sender) else { return };
     let reason = redact::printable(state.declined().unwrap_or_default().as_bytes());
     let mut event = service.event(Kind::ProtectionDegraded, Severity::Low);
     event.container = Some(guarded.record().workload.container);
@@ -236,15 +242,15 @@ fn tell_declined(service: &Service, state: &ListenerState) {
 /// [`DeliveryError`]; every descriptor that came is closed then.
 pub fn receive(stream: &UnixStream) -> Result<Option<Received>, DeliveryError> {
     let mut chunk = vec![0_u8; CHUNK_BYTES];
-    let (count, descriptors) = ended_by_reset(fd_passing::peek(stream.as_fd(), &mut chunk))?;
-    if count == 0 {
+    let Message { length, descriptors, sender } = ended_by_reset(fd_passing::peek_message(stream.as_fd(), &mut chunk))?;
+    if length == 0 {
         return Ok(None);
     }
     if descriptors.len() > MAX_DESCRIPTORS {
         return Err(DeliveryError::TooManyDescriptors);
     }
-    if let Progress::Complete(state) = listener_state::parse_prefix(chunk.get(..count).unwrap_or_default())? {
-        return outcome_of(state, descriptors, true);
+    if let Progress::Complete(state) = listener_state::parse_prefix(chunk.get(..length).unwrap_or_default())? {
+        return outcome_of(state, descriptors, sender, true);
     }
     // a long one comes in pieces: it is taken out of the socket
     drop(descriptors);
@@ -252,17 +258,17 @@ pub fn receive(stream: &UnixStream) -> Result<Option<Received>, DeliveryError> {
     let mut text = Vec::new();
     let mut descriptors: Vec<OwnedFd> = Vec::new();
     loop {
-        let (count, received) = ended_by_reset(fd_passing::receive(stream.as_fd(), &mut chunk))?;
-        if count == 0 {
+        let message = ended_by_reset(fd_passing::receive_message(stream.as_fd(), &mut chunk))?;
+        if message.length == 0 {
             return Err(DeliveryError::Truncated);
         }
-        text.extend(chunk.iter().take(count));
-        descriptors.extend(received);
+        text.extend(chunk.iter().take(message.length));
+        descriptors.extend(message.descriptors);
         if descriptors.len() > MAX_DESCRIPTORS {
             return Err(DeliveryError::TooManyDescriptors);
         }
         if let Progress::Complete(state) = listener_state::parse_prefix(&text)? {
-            return outcome_of(state, descriptors, false);
+            return outcome_of(state, descriptors, sender, false);
         }
     }
 }
@@ -270,20 +276,19 @@ pub fn receive(stream: &UnixStream) -> Result<Option<Received>, DeliveryError> {
 fn outcome_of(
     state: Box<ListenerState>,
     descriptors: Vec<OwnedFd>,
+    sender: u32,
     unread: bool,
 ) -> Result<Option<Received>, DeliveryError> {
     Ok(Some(match state.declined() {
-        Some(_) => Received::Declined(state),
-        None => Received::Listener(Delivery { listener: pick(&state, descriptors)?, state, unread }),
+        Some(_) => Received::Declined(state, sender),
+        None => Received::Listener(Delivery { listener: pick(&state, descriptors)?, state, sender, unread }),
     }))
 }
 
-fn ended_by_reset(
-    received: Result<(usize, Vec<OwnedFd>), PassingError>,
-) -> Result<(usize, Vec<OwnedFd>), DeliveryError> {
+fn ended_by_reset(received: Result<Message, PassingError>) -> Result<Message, DeliveryError> {
     match received {
         Err(error) if matches!(error.errno(), Some(Errno::AGAIN)) => Err(DeliveryError::TooSlow),
-        Err(error) if matches!(error.errno(), Some(Errno::CONNRESET)) => Ok((0, Vec::new())),
+        Err(error) if matches!(error.errno(), Some(Errno::CONNRESET)) => Ok(Message::default()),
         other => Ok(other?),
     }
 }

@@ -73,13 +73,6 @@ pub fn with_process(all: &[Arc<Guarded>], pid: u32) -> Option<Arc<Guarded>> {
     Some(Arc::clone(of_init.or_else(of_mounts).map_or(first, |(_, guarded)| guarded)))
 }
 
-/// Which of `all` a launcher speaks for, which has the line that the shim opened and tells no pid: one whose listener was given up for
-/// the launcher's, the youngest of them. Containers of one id that start within a millisecond may be taken for one another.
-#[must_use]
-pub fn that_starts(all: &[Arc<Guarded>]) -> Option<Arc<Guarded>> {
-    all.iter().max_by_key(|guarded| (guarded.listeners() == 0, guarded.since)).cloned()
-}
-
 /// Which of `all` is meant by a message that one has ended.
 #[must_use]
 pub fn that_ended(all: &[Arc<Guarded>]) -> Option<Arc<Guarded>> {

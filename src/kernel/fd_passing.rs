@@ -16,6 +16,7 @@ use rustix::net::SendAncillaryMessage;
 use rustix::net::SendFlags;
 
 use crate::kernel::Errno;
+use crate::kernel::process;
 
 /// Most descriptors in one message; a sender of more is refused.
 pub const MAX_DESCRIPTORS: usize = 16;
@@ -67,28 +68,43 @@ pub struct Peer {
     pub gid: u32,
 }
 
+/// What one message brought.
+#[derive(Debug, Default)]
+pub struct Message {
+    /// How many bytes; 0 at the end of the stream.
+    pub length: usize,
+    /// Close-on-exec.
+    pub descriptors: Vec<OwnedFd>,
+    /// Which process sent it, in our pid namespace; 0 where the socket does not ask ([`ask_for_senders`]).
+    pub sender: u32,
+}
+
 /// Receives at most `buffer.len()` bytes and the descriptors that came with them (close-on-exec). 0 bytes: end of stream.
 ///
 /// # Errors
 /// [`PassingError`]; every descriptor that arrived is closed then.
 pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<(usize, Vec<OwnedFd>), PassingError> {
-    receive_with(socket, buffer, RecvFlags::CMSG_CLOEXEC)
+    receive_message(socket, buffer).map(|message| (message.length, message.descriptors))
 }
 
-/// As [`receive`], but leaves the bytes and the descriptors where they are: these are duplicates (unix(7), `MSG_PEEK`).
+/// As [`receive`], with who sent it.
 ///
 /// # Errors
 /// As [`receive`].
-pub fn peek(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<(usize, Vec<OwnedFd>), PassingError> {
+pub fn receive_message(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<Message, PassingError> {
+    receive_with(socket, buffer, RecvFlags::CMSG_CLOEXEC)
+}
+
+/// As [`receive_message`], but leaves the bytes and the descriptors where they are: these are duplicates (unix(7), `MSG_PEEK`).
+///
+/// # Errors
+/// As [`receive`].
+pub fn peek_message(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<Message, PassingError> {
     receive_with(socket, buffer, RecvFlags::CMSG_CLOEXEC | RecvFlags::PEEK)
 }
 
-fn receive_with(
-    socket: BorrowedFd<'_>,
-    buffer: &mut [u8],
-    flags: RecvFlags,
-) -> Result<(usize, Vec<OwnedFd>), PassingError> {
-    let mut space = [MaybeUninit::<u8>::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
+fn receive_with(socket: BorrowedFd<'_>, buffer: &mut [u8], flags: RecvFlags) -> Result<Message, PassingError> {
+    let mut space = [MaybeUninit::<u8>::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS), ScmCredentials(1))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let message = loop {
         match rustix::net::recvmsg(socket, &mut [IoSliceMut::new(buffer)], &mut control, flags) {
@@ -96,16 +112,28 @@ fn receive_with(
             other => break other.map_err(PassingError::Receive)?,
         }
     };
-    let mut descriptors = Vec::new();
+    let (mut descriptors, mut sender) = (Vec::new(), 0);
     for part in control.drain() {
-        if let RecvAncillaryMessage::ScmRights(received) = part {
-            descriptors.extend(received);
+        match part {
+            RecvAncillaryMessage::ScmRights(received) => descriptors.extend(received),
+            RecvAncillaryMessage::ScmCredentials(of) => sender = of.pid.as_raw_nonzero().get().unsigned_abs(),
+            _ => {}
         }
     }
     if message.flags.contains(ReturnFlags::CTRUNC) || descriptors.len() > MAX_DESCRIPTORS {
         return Err(PassingError::TooManyDescriptors);
     }
-    Ok((message.bytes, descriptors))
+    Ok(Message { length: message.bytes, descriptors, sender })
+}
+
+/// Has messages on `socket`, and on those that are accepted from it (net/unix/af_unix.c, `unix_sock_inherit_flags`), say which process sent
+/// them: `SO_PASSCRED`. A message that waits for accept(2) says so, too (`maybe_add_creds`). Only where this process sees every other:
+/// the pid of one that it does not see would be 0, which rustix has no value for.
+///
+/// # Errors
+/// setsockopt(2)'s.
+pub fn ask_for_senders(socket: BorrowedFd<'_>) -> Result<(), Errno> {
+    if process::sees_every_process() { rustix::net::sockopt::set_socket_passcred(socket, true) } else { Ok(()) }
 }
 
 /// Sends all of `bytes`, the descriptors with the first part of it. `bytes` must not be empty when there are descriptors.
@@ -162,9 +190,9 @@ mod tests {
         send(ours.as_fd(), b" and more", &[]).expect("send");
         drop(writer);
         let mut buffer = [0; 64];
-        let (length, descriptors) = peek(theirs.as_fd(), &mut buffer).expect("peek");
-        assert_eq!((&buffer[..length], descriptors.len()), (&b"state"[..], 1));
-        drop(descriptors);
+        let peeked = peek_message(theirs.as_fd(), &mut buffer).expect("peek");
+        assert_eq!((&buffer[..peeked.length], peeked.descriptors.len(), peeked.sender), (&b"state"[..], 1, 0));
+        drop(peeked);
         let (length, descriptors) = receive(theirs.as_fd(), &mut buffer).expect("receive");
         assert_eq!(&buffer[..length], b"state");
         let [descriptor] = <[OwnedFd; 1]>::try_from(descriptors).expect("one");
@@ -179,6 +207,33 @@ mod tests {
         drop(ours);
         assert_eq!(receive(theirs.as_fd(), &mut buffer).expect("end").0, 0);
         assert!(matches!(send(theirs.as_fd(), b"x", &[]), Err(PassingError::Send { source: Errno::PIPE, .. })));
+    }
+
+    #[test]
+    fn a_message_names_who_sent_it_and_not_who_connected() {
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("socket");
+        let listener = std::os::unix::net::UnixListener::bind(&path).expect("bind");
+        ask_for_senders(listener.as_fd()).expect("SO_PASSCRED");
+        let line = UnixStream::connect(&path).expect("connect");
+        let null = File::open("/dev/null").expect("open");
+        let send_by_child = || {
+            let child = crate::kernel::raw::child::fork_for_test(|| {
+                i32::from(send(line.as_fd(), b"state", &[null.as_fd()]).is_err())
+            });
+            let pid = child.pid();
+            assert_eq!(child.wait(), 0);
+            pid
+        };
+        let before = send_by_child();
+        let (accepted, _) = listener.accept().expect("accept");
+        let mut buffer = [0; 5];
+        for sender in [before, send_by_child()] {
+            let peeked = peek_message(accepted.as_fd(), &mut buffer).expect("peek");
+            let message = receive_message(accepted.as_fd(), &mut buffer).expect("receive");
+            assert_eq!((peeked.sender, message.sender, message.descriptors.len()), (sender, sender, 1));
+        }
+        assert_eq!(peer_credentials(accepted.as_fd()).expect("peer").pid, std::process::id());
     }
 
     #[test]

@@ -387,6 +387,15 @@ pub fn namespace(pid: u32, kind: &str) -> Option<(u64, u64)> {
     Some((status.st_dev, status.st_ino))
 }
 
+/// Inode number of the pid namespace that the machine started with (include/linux/proc_ns.h, `PROC_PID_INIT_INO`).
+const FIRST_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
+
+/// Whether this process is in the pid namespace that all others are below of.
+#[must_use]
+pub fn sees_every_process() -> bool {
+    namespace(std::process::id(), "pid").is_some_and(|(_, inode)| inode == FIRST_PID_NAMESPACE)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -41,7 +41,7 @@ pub const SECCOMP_FD_NAME: &str = "seccompFd";
 /// Of the specification that the launcher's messages follow.
 const OCI_VERSION: &str = "1.0.2";
 /// Metadata of the launcher's own listener.
-pub const OF_LAUNCHER: &str = "acctguard-launch/1";
+const OF_LAUNCHER: &str = "acctguard-launch/1";
 /// The same for an exec session; the id of its event follows.
 pub const OF_EXEC: &str = "acctguard-launch/1 exec ";
 /// Begins the metadata of a message that brings no listener.

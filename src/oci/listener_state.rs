@@ -8,7 +8,6 @@ use crate::oci::hook_state::State;
 use crate::oci::launcher_listener;
 use crate::oci::launcher_words::DECLINED;
 use crate::oci::launcher_words::OF_EXEC;
-use crate::oci::launcher_words::OF_LAUNCHER;
 use crate::oci::launcher_words::SECCOMP_FD_NAME;
 
 /// Largest message; a state's annotations may be long.
@@ -43,12 +42,6 @@ impl ListenerState {
     #[must_use]
     pub fn declined(&self) -> Option<&str> {
         self.metadata.as_deref().filter(|_| self.fds.is_empty())?.strip_prefix(DECLINED)
-    }
-
-    /// Whether it is the launcher of a container's own process that tells.
-    #[must_use]
-    pub fn is_of_launcher(&self) -> bool {
-        self.metadata.as_deref() == Some(OF_LAUNCHER)
     }
 
     /// Id of the recorded `container.exec` event, where a launcher tells one.
