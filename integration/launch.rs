@@ -6,6 +6,7 @@ mod built;
 #[path = "../packaging/launcher_words.rs"]
 mod launcher_words;
 
+use std::collections::BTreeSet;
 use std::ffi::CStr;
 use std::ffi::CString;
 use std::os::unix::fs::PermissionsExt;
@@ -13,6 +14,7 @@ use std::process::Command;
 use std::process::Output;
 
 use acctguard::model::database_path::DatabasePath;
+use acctguard::oci::launcher_calls;
 use acctguard::oci::launcher_edit;
 use acctguard::oci::launcher_edit::Launcher;
 use acctguard::oci::launcher_edit::Listening;
@@ -21,6 +23,14 @@ use acctguard_launch::command_line::CommandLine;
 use acctguard_launch::command_line::Request;
 use clap::CommandFactory as _;
 use clap::Parser as _;
+use libseccomp::ScmpSyscall;
+use nix::sys::ptrace;
+use nix::sys::signal::Signal;
+use nix::sys::signal::kill;
+use nix::sys::wait::WaitPidFlag;
+use nix::sys::wait::WaitStatus;
+use nix::sys::wait::waitpid;
+use nix::unistd::Pid;
 use proptest::prelude::*;
 use serde_json::json;
 
@@ -227,6 +237,51 @@ fn the_launcher_leaves_no_descriptor_and_keeps_arguments_and_environment() {
     let launched = etc.launch(&[], &["sh", "-c", script, "argv0", "a b", ""]);
     assert_eq!(String::from_utf8_lossy(&launched.stdout), String::from_utf8_lossy(&plain.stdout));
     assert!(String::from_utf8_lossy(&launched.stdout).contains("a b||"));
+}
+
+/// What the launcher calls from its execve(2) to the program's, by ptrace(2).
+#[cfg(target_arch = "x86_64")]
+fn calls_of_the_launcher(options: &[&str]) -> BTreeSet<String> {
+    let mut stopped = Command::new("sh");
+    stopped.args(["-c", "kill -STOP $$; exec \"$@\"", "sh"]).arg(launcher()).args(options).args(["--", "true"]);
+    let mut child = stopped.spawn().expect("sh(1) runs");
+    let process = Pid::from_raw(child.id().cast_signed());
+    waitpid(process, Some(WaitPidFlag::WUNTRACED)).expect("it stops");
+    let options = ptrace::Options::PTRACE_O_TRACESYSGOOD | ptrace::Options::PTRACE_O_TRACEEXEC;
+    ptrace::seize(process, options | ptrace::Options::PTRACE_O_EXITKILL).expect("seize");
+    kill(process, Signal::SIGCONT).expect("let it go on");
+    let (mut calls, mut programs) = (BTreeSet::new(), 0);
+    while programs < 2 {
+        match waitpid(process, Some(WaitPidFlag::__WALL)).expect("its next call") {
+            WaitStatus::PtraceEvent(_, _, event) if event == ptrace::Event::PTRACE_EVENT_EXEC as i32 => programs += 1,
+            WaitStatus::PtraceSyscall(_) if programs == 1 => {
+                let number = ptrace::getregs(process).expect("registers").orig_rax;
+                let call = ScmpSyscall::from(i32::try_from(number).expect("a number"));
+                calls.insert(call.get_name().expect("a name"));
+            }
+            WaitStatus::Exited(_, code) => panic!("it ended with {code}"),
+            _ => {}
+        }
+        ptrace::syscall(process, None).expect("go on");
+    }
+    ptrace::detach(process, None).or_else(|_| kill(process, Signal::SIGKILL)).expect("let it go");
+    child.wait().expect("its end");
+    calls
+}
+
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn the_launcher_makes_no_call_that_is_not_listed() {
+    for (options, more) in
+        [(&["--give-back=CAP_SYS_TTY_CONFIG"][..], launcher_calls::TO_GIVE_BACK), (&["--own-descriptor=77"], &[])]
+    {
+        let listed: BTreeSet<&str> =
+            [launcher_calls::TO_START, launcher_calls::TO_SEAL, more].concat().into_iter().collect();
+        let called = calls_of_the_launcher(options);
+        let mut unlisted = called.iter().filter(|call| !listed.contains(call.as_str()));
+        assert_eq!(unlisted.next(), None, "{called:?}");
+        assert!(called.contains("landlock_restrict_self") && called.len() > 12, "{called:?}");
+    }
 }
 
 #[test]

@@ -1,12 +1,14 @@
 //! The launcher in front of real entrypoints, under enforce: what it leaves exactly as it was, what it seals, and where it
 //! stays out.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::net::UnixListener;
 use std::process::Command;
 
 use acctguard::model::event::{Event, Kind};
 use acctguard::model::policy::Ground;
+use acctguard::oci::launcher_calls;
 use serde_json::{Value, json};
 
 use crate::harness::bundle::{Bundle, Capabilities, Spec};
@@ -265,6 +267,42 @@ fn what_cannot_be_sealed_is_brokered_and_on_record() {
         let bundle = node.bundle(&Spec::new(&["/bin/true"]));
         node.run(&bundle).ok();
         assert_eq!(standing(&node, &bundle), (Ground::Broker, "not sealed: policy says landlock: off".to_owned()));
+    }
+}
+
+/// A workload's own profile may refuse what the launcher calls: it runs as without acctguard, on another ground.
+#[test]
+fn profiles_that_refuse_a_call_of_the_launcher_are_not_broken() {
+    for runtime in Runtime::ALL {
+        let node = Node::start(runtime, &policy("enforce"));
+        let lists = [
+            launcher_calls::TO_START,
+            launcher_calls::TO_SEAL,
+            launcher_calls::TO_LISTEN,
+            launcher_calls::TO_GIVE_BACK,
+        ];
+        let calls: BTreeSet<&str> = lists.concat().into_iter().collect();
+        let sealing = [launcher_calls::TO_START, launcher_calls::TO_SEAL, launcher_calls::TO_GIVE_BACK].concat();
+        for call in calls {
+            let refusing = || {
+                let bundle = node.bundle(&Spec::new(&["/bin/busybox", "true"]));
+                let mut config = bundle.config();
+                config["linux"]["seccomp"] = json!({"defaultAction": "SCMP_ACT_ALLOW",
+                    "architectures": ["SCMP_ARCH_X86_64"], "syscalls": [{"names": [call], "action": "SCMP_ACT_ERRNO"}]});
+                bundle.write_config(&config);
+                bundle
+            };
+            let (plain, bundle) = (node.run_bare(&refusing()), refusing());
+            let guarded = node.run(&bundle);
+            let what = format!("without {call} on {}", runtime.name());
+            assert_eq!(guarded.status.code(), plain.status.code(), "{what}: {guarded:?}, {plain:?}");
+            if guarded.status.success() {
+                let (ground, reasons) = standing(&node, &bundle);
+                let expected = if sealing.contains(&call) { Ground::Broker } else { Ground::Seal };
+                assert_eq!(ground, expected, "{what}: {reasons}");
+                assert!(reasons.is_empty() || reasons.contains(&format!("refuses {call}")), "{what}: {reasons}");
+            }
+        }
     }
 }
 

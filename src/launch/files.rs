@@ -3,6 +3,7 @@
 use alloc::vec::Vec;
 
 use rustix::fd::OwnedFd;
+use rustix::fs::CWD;
 use rustix::fs::Mode;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
@@ -15,7 +16,7 @@ const STEP_BYTES: usize = 1 << 16;
 /// # Errors
 /// openat(2)'s and read(2)'s.
 pub fn read_at(path: &[u8]) -> Result<Vec<u8>, Errno> {
-    read(&rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?, usize::MAX)
+    read(&rustix::fs::openat(CWD, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?, usize::MAX)
 }
 
 /// What is left to read of an open file, `most` bytes of it.

@@ -28,6 +28,7 @@ use rustix::io::IoSlice;
 use rustix::net::SendAncillaryBuffer;
 use rustix::net::SendAncillaryMessage;
 use rustix::net::SendFlags;
+use rustix::thread::ClockId;
 
 use crate::calls::filter;
 use crate::calls::process;
@@ -133,7 +134,7 @@ fn replace(line: &OwnedFd, filter: Option<OwnedFd>) -> Result<OwnedFd, Stays> {
         match filter::install(&program, launcher_words::FLAGS) {
             Err(Errno::BUSY) if waited < PATIENCE => {
                 waited += 1;
-                let _ = rustix::thread::nanosleep(&STEP);
+                let _ = rustix::thread::clock_nanosleep_relative(ClockId::Monotonic, &STEP);
             }
             outcome => return outcome.map_err(Stays::Gone),
         }

@@ -71,8 +71,8 @@ fn find(name: &CStr, search: Option<&[u8]>) -> Result<CString, ProgramError> {
         if name.is_empty() || !is_file(&candidate) {
             continue;
         }
-        // the real ids equal the effective ones here, so access(2) tells what execve(2) will check
-        if rustix::fs::access(&candidate, Access::EXEC_OK).is_ok() {
+        // the real ids equal the effective ones here, so faccessat(2) tells what execve(2) will check
+        if rustix::fs::accessat(CWD, &candidate, Access::EXEC_OK, AtFlags::empty()).is_ok() {
             return Ok(candidate);
         }
         second_best.get_or_insert(candidate);

@@ -159,7 +159,9 @@ impl Granting {
     fn grant_standard_streams(&self) {
         for number in 0..3 {
             let path = format!("/proc/self/fd/{number}");
-            let Ok(stream) = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()) else { continue };
+            let Ok(stream) = rustix::fs::openat(CWD, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()) else {
+                continue;
+            };
             let Ok(status) = rustix::fs::fstat(&stream) else { continue };
             let kind = FileType::from_raw_mode(status.st_mode);
             if matches!(kind, FileType::RegularFile | FileType::CharacterDevice)

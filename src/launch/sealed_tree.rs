@@ -6,6 +6,7 @@ use alloc::collections::VecDeque;
 use alloc::ffi::CString;
 use alloc::vec::Vec;
 
+use rustix::fs::CWD;
 use rustix::fs::FileType;
 use rustix::io::Errno;
 
@@ -87,7 +88,7 @@ impl Links<'_> {
         if let Some(known) = self.targets.get(&path) {
             return known.clone();
         }
-        let target = rustix::fs::readlink(path.as_slice(), Vec::new()).ok().map(CString::into_bytes);
+        let target = rustix::fs::readlinkat(CWD, path.as_slice(), Vec::new()).ok().map(CString::into_bytes);
         self.targets.insert(path, target.clone());
         target
     }

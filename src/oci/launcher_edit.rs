@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use crate::model::database_path::DatabasePath;
 use crate::model::policy::ground::ProcessFacts;
+use crate::oci::launcher_calls;
 use crate::oci::launcher_words::CONTAINER;
 use crate::oci::launcher_words::EXEC;
 use crate::oci::launcher_words::FILTER;
@@ -19,7 +20,6 @@ use crate::oci::launcher_words::LINE;
 use crate::oci::launcher_words::NO_SEAL;
 use crate::oci::launcher_words::OWN_DESCRIPTOR;
 use crate::oci::launcher_words::SEAL;
-use crate::oci::seccomp_profile::Profile;
 
 /// What landlock_restrict_self(2) needs without `no_new_privs`, and what PR_CAPBSET_DROP needs to give back (capabilities(7)).
 pub const LENT: [&str; 2] = ["CAP_SYS_ADMIN", "CAP_SETPCAP"];
@@ -27,9 +27,6 @@ pub const LENT: [&str; 2] = ["CAP_SYS_ADMIN", "CAP_SETPCAP"];
 const SETS_OF_ROOT: [&str; 3] = ["bounding", "effective", "permitted"];
 /// And any other user.
 const SETS_OF_OTHERS: [&str; 5] = ["bounding", "effective", "inheritable", "permitted", "ambient"];
-/// The calls by which the launcher seals itself.
-const SEALING_CALLS: [&str; 3] = ["landlock_create_ruleset", "landlock_add_rule", "landlock_restrict_self"];
-
 /// What is put in front of a program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Launcher<'a> {
@@ -181,13 +178,14 @@ pub fn facts(spec: &Value, process: &Value) -> ProcessFacts {
     };
     let own = spec.get("process").unwrap_or(&Value::Null);
     let own_pid_namespace = own_pid_namespace(spec);
+    let no_new_privileges = process.get("noNewPrivileges") == Some(&Value::Bool(true));
     ProcessFacts {
         proc_mounted: proc_is_mounted(spec, own_pid_namespace),
-        no_new_privileges: process.get("noNewPrivileges") == Some(&Value::Bool(true)),
+        no_new_privileges,
         may_administer: has(process, "CAP_SYS_ADMIN"),
         may_trace: has(process, "CAP_SYS_PTRACE") || has(own, "CAP_SYS_PTRACE"),
         own_pid_namespace,
-        refused_call: refused_call(spec),
+        refused_call: launcher_calls::refused_to_seal(spec, !no_new_privileges),
     }
 }
 
@@ -206,18 +204,6 @@ fn proc_is_mounted(spec: &Value, own_pid_namespace: bool) -> bool {
         |mount: &&Value| mount["destination"].as_str().is_some_and(|place| place.trim_end_matches('/') == "/proc");
     let last = mounts.into_iter().flatten().rfind(at_proc);
     last.is_some_and(|mount| mount["type"] == "proc" || mount["source"] == "/proc" && !own_pid_namespace)
-}
-
-/// The first of the launcher's own calls that the workload's seccomp profile does not let through.
-fn refused_call(spec: &Value) -> Option<&'static str> {
-    let section = spec.pointer("/linux/seccomp").filter(|section| section.is_object())?;
-    // what cannot be read is refused elsewhere, by the edit of the section
-    let profile = Profile::parse(section).ok()?;
-    SEALING_CALLS.into_iter().find(|call| {
-        let rules = profile.effective(call);
-        let default = rules.iter().all(|rule| !rule.conditions.is_empty());
-        !rules.iter().all(|rule| rule.action.allows()) || default && !profile.default.allows()
-    })
 }
 
 #[cfg(test)]
@@ -342,27 +328,5 @@ mod tests {
         let capable = of(json!({"process": {"noNewPrivileges": true, "capabilities":
             {"bounding": ["CAP_SYS_ADMIN"], "inheritable": ["CAP_SYS_PTRACE"]}}}));
         assert!(capable.no_new_privileges && capable.may_administer && capable.may_trace);
-    }
-
-    #[test]
-    fn the_launchers_own_calls_must_pass_the_profile() {
-        let refused = |seccomp: Value| refused_call(&json!({"linux": {"seccomp": seccomp}}));
-        let all = json!(SEALING_CALLS);
-        for (seccomp, expected) in [
-            (json!(null), None),
-            (json!({"defaultAction": "SCMP_ACT_ALLOW"}), None),
-            (json!({"defaultAction": "SCMP_ACT_ERRNO"}), Some("landlock_create_ruleset")),
-            (
-                json!({"defaultAction": "SCMP_ACT_ERRNO", "syscalls": [{"names": all, "action": "SCMP_ACT_ALLOW"}]}),
-                None,
-            ),
-            (
-                json!({"defaultAction": "SCMP_ACT_ALLOW",
-                    "syscalls": [{"names": ["landlock_add_rule"], "action": "SCMP_ACT_ERRNO"}]}),
-                Some("landlock_add_rule"),
-            ),
-        ] {
-            assert_eq!(refused(seccomp.clone()), expected, "{seccomp}");
-        }
     }
 }

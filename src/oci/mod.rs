@@ -20,6 +20,7 @@ pub mod hook_state;
 pub mod identity;
 pub mod intercepted;
 pub mod known_calls;
+pub mod launcher_calls;
 pub mod launcher_edit;
 pub mod launcher_listener;
 pub mod launcher_words;

@@ -14,6 +14,7 @@ use crate::kernel::sealed_memory;
 use crate::kernel::sealed_memory::Purpose;
 use crate::model::diagnostic::chain;
 use crate::model::policy::ground::Standing;
+use crate::oci::launcher_calls;
 use crate::oci::launcher_edit;
 use crate::oci::launcher_listener;
 use crate::oci::seccomp_profile::Profile;
@@ -48,6 +49,9 @@ pub fn connect(call: &Call, cannot: &Cannot, own_spec: &Value) -> Result<OwnedFd
     // whoever takes hold of the launcher while it has given up the one listener could make itself the other
     if !facts.own_pid_namespace || facts.may_trace {
         return no("processes of other containers could take hold of it");
+    }
+    if let Some(refused) = launcher_calls::refused_to_listen(own_spec) {
+        return no(&format!("the workload's own seccomp profile refuses {refused}"));
     }
     match (cannot.libseccomp, seccomp_program::library_version()) {
         (Some(theirs), Some(ours)) if ours >= theirs => {}

@@ -82,7 +82,7 @@ pub struct ProcessFacts {
     pub may_trace: bool,
     /// The container has a pid namespace of its own, made for it.
     pub own_pid_namespace: bool,
-    /// The first call of landlock(7) that the workload's own seccomp profile refuses.
+    /// The first of the launcher's calls that the workload's own seccomp profile refuses.
     pub refused_call: Option<&'static str>,
 }
 
