@@ -2,9 +2,11 @@
 //! check commands, a power cut before every call that changes anything. No engine's daemon runs. Other versions of the engines are
 //! tried when PATH has them first.
 
-use std::collections::BTreeMap;
+#[path = "harness/files.rs"]
+mod files;
+
 use std::fs;
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -122,25 +124,8 @@ impl Drop for Node {
 }
 
 /// Everything in the watched folders: path, kind, permissions, content.
-fn shown() -> BTreeMap<PathBuf, (u32, Vec<u8>)> {
-    let mut found = BTreeMap::new();
-    let mut folders: Vec<PathBuf> = WATCHED.iter().map(PathBuf::from).filter(|folder| folder.exists()).collect();
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(&folder).expect("lists") {
-            let path = entry.expect("entry").path();
-            let metadata = fs::symlink_metadata(&path).expect("metadata");
-            let content = if metadata.is_symlink() {
-                fs::read_link(&path).expect("link").into_os_string().into_encoded_bytes()
-            } else if metadata.is_dir() {
-                folders.push(path.clone());
-                Vec::new()
-            } else {
-                fs::read(&path).expect("reads")
-            };
-            found.insert(path, (metadata.mode(), content));
-        }
-    }
-    found
+fn shown() -> files::Shown {
+    files::shown(&WATCHED)
 }
 
 fn run(arguments: &[&str]) -> Output {
@@ -215,8 +200,10 @@ fn comes_and_goes(engine: &str, extra: &[&str], check: impl Fn(&str)) {
     let again = done(&install);
     assert!(again.starts_with("nothing to do: "), "{again}");
     assert_eq!(shown(), changed, "a second time changes nothing");
-    done(&["uninstall", "--engine", engine]);
+    let told = done(&["uninstall", "--engine", engine]);
     assert_eq!(shown(), before, "uninstall restores every byte");
+    let forgets = if engine == "docker" { "to do: systemctl restart docker, " } else { "\nto do: " };
+    assert!(told.contains(forgets), "{told}");
     let nothing = done(&["uninstall", "--engine", engine]);
     assert!(nothing.starts_with("nothing to do: "), "{nothing}");
 }
@@ -605,7 +592,7 @@ fn cut_at_every_change(
     arguments: &[&str],
     prepare: &[&str],
     after: &[&str],
-    expected: &BTreeMap<PathBuf, (u32, Vec<u8>)>,
+    expected: &files::Shown,
     reset: &[&str],
 ) -> usize {
     let original = shown();

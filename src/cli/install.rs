@@ -155,7 +155,8 @@ pub fn uninstall(
         }
     }
     tell_notes(&done.notes, &mut output)?;
-    let last = if dry_run { "nothing was changed".to_owned() } else { format!("to do: {}", engine.restart()) };
+    let last =
+        if dry_run { "nothing was changed".to_owned() } else { format!("to do: {}", engine.restart_to_forget()) };
     line(&mut output, &last)?;
     Ok(Outcome::Done)
 }

@@ -106,6 +106,18 @@ impl Engine {
             }
         }
     }
+
+    /// What is to be done for it to forget what its configuration no longer says. At a reload dockerd takes up what its file names, and
+    /// keeps what the file does not name any more (moby `daemon/reload_unix.go`; seen with 20.10.24).
+    #[must_use]
+    pub const fn restart_to_forget(self) -> &'static str {
+        match self {
+            Self::Docker => {
+                "systemctl restart docker, and acctguard-runtime stays where it is until then: a reload keeps the runtime that the file no longer names (a restart stops containers that are there, unless live-restore is set)"
+            }
+            other => other.restart(),
+        }
+    }
 }
 
 /// Why nothing can be planned for an engine.
