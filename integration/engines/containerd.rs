@@ -28,15 +28,24 @@ pub enum Registered {
     Default,
 }
 
+/// `ctr`'s own namespace, where there is one engine.
+pub const NAMESPACE: &str = "lab";
+
 /// Examines `ctr`.
 pub fn by_ctr() -> Vec<Report> {
     let place = start("ctr", None);
-    let engine = Ctr { place: &place };
-    engine.import("lab", &[(IMAGE, image::guarded(&place, IMAGE))]);
+    let engine = by_hand(&place, NAMESPACE);
     let mut report = Report::new("containerd", &engine.version(), engine.way());
     crate::examination::examine(&place, &engine, &mut report);
     crate::leave(&place, &mut report);
     vec![report]
+}
+
+/// `ctr` in a namespace, with the image in it.
+pub fn by_hand<'a>(place: &'a Place, namespace: &'static str) -> Ctr<'a> {
+    let engine = Ctr { place, namespace };
+    engine.import(&[(IMAGE, image::guarded(place, IMAGE))]);
+    engine
 }
 
 /// Examines a handler of a RuntimeClass.
@@ -71,9 +80,9 @@ fn start(name: &str, registered: Option<Registered>) -> Place {
 
 /// Puts the images of pods into an engine.
 pub fn prepare_pods(place: &Place) -> Prepared {
-    let ctr = Ctr { place };
-    ctr.import("k8s.io", &[(IMAGE, image::guarded(place, IMAGE)), (PAUSE, image::pause(place, PAUSE))]);
-    Prepared { version: ctr.version(), digest: ctr.digest_in("k8s.io") }
+    let ctr = Ctr { place, namespace: "k8s.io" };
+    ctr.import(&[(IMAGE, image::guarded(place, IMAGE)), (PAUSE, image::pause(place, PAUSE))]);
+    Prepared { version: ctr.version(), digest: ctr.digest() }
 }
 
 /// Starts the engine in a place; `more` goes to the end of its configuration.
@@ -96,8 +105,8 @@ pub fn serve(place: &Place, registered: Option<Registered>, more: &str) {
     }
     let mut command = Command::new("containerd");
     command.arg("--config").arg(file);
-    let ctr = Ctr { place };
-    place.serve("containerd", &command, || finish(&mut ctr.ctr("default", &["plugins", "ls"])).code() == 0);
+    let ctr = Ctr { place, namespace: "default" };
+    place.serve("containerd", &command, || finish(&mut ctr.ctr(&["plugins", "ls"])).code() == 0);
 }
 
 /// Whether containerd is 2.0 or later.
@@ -144,52 +153,50 @@ runtime_type = "io.containerd.runc.v2"
 }
 
 /// containerd by `ctr`.
-struct Ctr<'a> {
+pub struct Ctr<'a> {
     place: &'a Place,
+    namespace: &'static str,
 }
 
 impl Ctr<'_> {
-    fn ctr(&self, namespace: &str, arguments: &[&str]) -> Command {
+    fn ctr(&self, arguments: &[&str]) -> Command {
         let mut command = self.place.command("ctr");
-        command.args(["--address", &socket(self.place), "--namespace", namespace]).args(arguments);
+        command.args(["--address", &socket(self.place), "--namespace", self.namespace]).args(arguments);
         command
     }
 
     /// The image's digest as containerd's own client tells it.
-    pub fn digest_in(&self, namespace: &str) -> String {
-        let listed = finish(&mut self.ctr(namespace, &["images", "ls", &format!("name=={IMAGE}")])).stdout;
+    fn digest(&self) -> String {
+        let listed = finish(&mut self.ctr(&["images", "ls", &format!("name=={IMAGE}")])).stdout;
         let word = listed.split_whitespace().find(|word| word.starts_with("sha256:"));
         word.unwrap_or_else(|| panic!("ctr tells no digest: {listed}")).to_owned()
     }
 
-    fn digest(&self) -> String {
-        self.digest_in("lab")
-    }
-
-    fn import(&self, namespace: &str, images: &[(&str, PathBuf)]) {
+    fn import(&self, images: &[(&str, PathBuf)]) {
         for (name, archive) in images {
-            let imported = run(self.ctr(namespace, &["images", "import"]).arg(archive));
+            let imported = run(self.ctr(&["images", "import"]).arg(archive));
             imported.unwrap_or_else(|reason| panic!("containerd takes no image {name}: {reason}"));
         }
     }
 
     fn new_container(&self, verb: &[&str], name: &str, words: &[&str]) -> Command {
-        let mut command = self.ctr("lab", verb);
+        let mut command = self.ctr(verb);
         let shim = program("acctguard-runtime").display().to_string();
-        command.args(["--runc-binary", &shim, "--cgroup", &format!("/{}/{name}", self.place.group)]);
-        command.args(["--label", "team=blue", IMAGE, name]).args(words);
+        command.args(["--runc-binary", &shim, "--cgroup", &format!("/{}/{}-{name}", self.place.group, self.namespace)]);
+        // which come as annotations
+        command.args(["--label", &format!("team={}", self.namespace), IMAGE, name]).args(words);
         command
     }
 
     fn says(&self, arguments: &[&str], wanted: &str) -> Result<(), String> {
-        let done = run(&mut self.ctr("lab", arguments))?;
+        let done = run(&mut self.ctr(arguments))?;
         let said_it = done.stdout.contains(wanted) || done.stderr.contains(wanted);
         if said_it { Ok(()) } else { Err(format!("does not say {wanted:?}; {}", said(&done))) }
     }
 
     fn state(&self, name: &str, wanted: &str) -> Result<(), String> {
         crate::patiently(|| {
-            let listed = run(&mut self.ctr("lab", &["tasks", "ls"]))?.stdout;
+            let listed = run(&mut self.ctr(&["tasks", "ls"]))?.stdout;
             let line = listed.lines().find(|line| line.starts_with(name)).unwrap_or_default();
             if line.contains(wanted) { Ok(()) } else { Err(format!("{name} is not {wanted}: {listed}")) }
         })
@@ -206,7 +213,7 @@ impl Engine for Ctr<'_> {
     }
 
     fn version(&self) -> String {
-        crate::first_version(&finish(&mut self.ctr("lab", &["--version"])).stdout)
+        crate::first_version(&finish(&mut self.ctr(&["--version"])).stdout)
     }
 
     fn run(&self, name: &str, script: &str) -> Ran {
@@ -221,20 +228,20 @@ impl Engine for Ctr<'_> {
     }
 
     fn exec(&self, id: &str, script: &str) -> Done {
-        finish(&mut self.ctr("lab", &["tasks", "exec", "--exec-id", &crate::unique(), id, "/bin/sh", "-c", script]))
+        finish(&mut self.ctr(&["tasks", "exec", "--exec-id", &crate::unique(), id, "/bin/sh", "-c", script]))
     }
 
     fn remove(&self, id: &str) {
         // it may have ended by itself
-        let _ = finish(&mut self.ctr("lab", &["tasks", "rm", "--force", id]));
-        run(&mut self.ctr("lab", &["containers", "rm", id])).expect("ctr removes a container");
+        let _ = finish(&mut self.ctr(&["tasks", "rm", "--force", id]));
+        run(&mut self.ctr(&["containers", "rm", id])).expect("ctr removes a container");
     }
 
     fn fields(&self, name: &str) -> Vec<Field> {
         let mut fields = common_fields("containerd", "runc");
         fields.extend([
             ("/container/id", is(name)),
-            ("/creation/target/namespace", is("lab")),
+            ("/creation/target/namespace", is(self.namespace)),
             ("/creation/parameters/no_new_privileges", Expected::Is(true.into())),
             ("/creation/parameters/resources", Expected::Told),
         ]);
@@ -267,7 +274,7 @@ impl Engine for Ctr<'_> {
             ("pause", self.says(&["tasks", "pause", name], "").and_then(|()| self.state(name, "PAUSED"))),
             ("resume", self.says(&["tasks", "resume", name], "").and_then(|()| self.state(name, "RUNNING"))),
         ];
-        let refused = finish(&mut self.ctr("lab", &["tasks", "checkpoint", name]));
+        let refused = finish(&mut self.ctr(&["tasks", "checkpoint", name]));
         let refused = if refused.code() == 0 { Err("it was made".to_owned()) } else { self.state(name, "RUNNING") };
         results.push(("checkpoint refused, container runs on", refused));
         let killed = self.says(&["tasks", "kill", "--signal", "KILL", name], "");

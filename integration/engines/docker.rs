@@ -3,6 +3,7 @@
 use std::fs;
 use std::process::Command;
 
+use nix::sys::signal::Signal;
 use serde_json::json;
 
 use crate::engine::{Engine, Expected, Field, Ran, common_fields, is};
@@ -30,9 +31,9 @@ pub fn by_default() -> Vec<Report> {
 
 fn examine(default: bool) -> Vec<Report> {
     let place = Place::new(if default { "docker-default" } else { "docker" }, Runtime::Runc);
-    start(&place, default);
-    let engine = Docker { place: &place, default };
-    run(engine.docker(&["import"]).arg(image::root_archive(&place)).arg(IMAGE)).expect("docker takes the image");
+    configure(&place);
+    finish(place.install("docker").args(if default { None } else { Some("--class") })).ok();
+    let engine = start(&place, default);
     let mut report = Report::new("docker", &engine.version(), engine.way());
     crate::examination::examine(&place, &engine, &mut report);
     if default {
@@ -44,8 +45,8 @@ fn examine(default: bool) -> Vec<Report> {
     vec![report]
 }
 
-/// Writes `/etc/docker/daemon.json`, has acctguard registered in it and starts dockerd, which starts a containerd of its own.
-fn start(place: &Place, default: bool) {
+/// Writes `/etc/docker/daemon.json`, of an engine without acctguard.
+pub fn configure(place: &Place) {
     let folder = |name: &str| place.node.scratch.folder(&format!("docker/{name}"));
     let mut config = json!({
         "data-root": folder("data"), "exec-root": folder("exec"),
@@ -63,9 +64,14 @@ fn start(place: &Place, default: bool) {
     }
     fs::create_dir_all("/etc/docker").expect("make /etc/docker");
     fs::write("/etc/docker/daemon.json", config.to_string()).expect("write daemon.json");
-    finish(place.install("docker").args(if default { None } else { Some("--class") })).ok();
+}
+
+/// Starts dockerd and gives it the image. acctguard is its default runtime, or one beside it.
+pub fn start(place: &Place, default: bool) -> Docker<'_> {
     let docker = Docker { place, default };
-    place.serve("dockerd", &Command::new("dockerd"), || finish(&mut docker.docker(&["info"])).code() == 0);
+    docker.serve();
+    run(docker.docker(&["import"]).arg(image::root_archive(place)).arg(IMAGE)).expect("docker takes the image");
+    docker
 }
 
 fn socket(place: &Place) -> String {
@@ -80,6 +86,18 @@ pub struct Docker<'a> {
 }
 
 impl Docker<'_> {
+    /// Starts the engine's daemon, which starts a containerd of its own.
+    fn serve(&self) {
+        let answers = || finish(&mut self.docker(&["info"])).code() == 0;
+        self.place.serve("dockerd", &Command::new("dockerd"), answers);
+    }
+
+    /// Ends the engine's daemon, and with it all containers, and starts it again.
+    pub fn restart(&self) {
+        self.place.end_daemon("dockerd", Signal::SIGTERM);
+        self.serve();
+    }
+
     /// A command of its client.
     pub fn docker(&self, arguments: &[&str]) -> Command {
         let mut command = self.place.command("docker");

@@ -4,48 +4,67 @@
 use acctguard::model::event::{Attack, Event, Kind, Outcome};
 use serde_json::Value;
 
-use crate::engine::{Engine, Ran, holds};
+use crate::engine::{Engine, Field, Ran, holds, is};
 use crate::harness::command::Done;
 use crate::harness::events::{changes, of};
 use crate::place::{Place, said};
 use crate::report::{Column, Report};
 
-/// Ends with the tool's code, and shows whether the account is there.
-const ADD_BY_TOOL: &str = "useradd mallory; code=$?; grep ^mallory: /etc/passwd; exit $code";
-/// The same by hand.
-const ADD_BY_HAND: &str = "echo 'eve:x:0:0::/root:/bin/sh' >> /etc/passwd; code=$?; grep ^eve: /etc/passwd; exit $code";
 /// Looks at accounts and writes everything else.
 const BENIGN: &str = "id root && cp /etc/passwd /tmp/copy && echo x >> /tmp/copy && mkdir /srv/own && \
     echo 127.0.0.2 other > /etc/other && mv /etc/other /etc/another && echo all is well";
 
-/// Asks everything of one way of registration. Names of containers are unique by `way`.
+/// A program that adds `account` by the tool, ends with the tool's code, and shows whether the account is there.
+pub fn add_by_tool(account: &str) -> String {
+    format!("useradd {account}; code=$?; grep ^{account}: /etc/passwd; exit $code")
+}
+
+/// The same by hand.
+fn add_by_hand(account: &str) -> String {
+    format!("echo '{account}:x:0:0::/root:/bin/sh' >> /etc/passwd; code=$?; grep ^{account}: /etc/passwd; exit $code")
+}
+
+/// Asks everything of one way of registration, in audit and in enforce.
 pub fn examine(place: &Place, engine: &dyn Engine, report: &mut Report) {
     for mode in ["audit", "enforce"] {
         place.set_mode(mode);
-        let examination = Examination { place, engine, mode };
-        examination.benign(report);
-        examination.process(report, "tool", ADD_BY_TOOL, "mallory");
-        examination.process(report, "hand", ADD_BY_HAND, "eve");
-        examination.exec(report);
-        for (what, outcome) in engine.operations() {
-            report.check(Column::Operations, &format!("{what} ({mode})"), outcome);
-        }
+        Examination { place, engine, mode, policy: format!("test-{mode}"), round: mode }.whole(report);
     }
 }
 
-struct Examination<'a> {
-    place: &'a Place,
-    engine: &'a dyn Engine,
-    mode: &'static str,
+/// What is asked of an engine whose containers have one mode now.
+pub struct Examination<'a> {
+    /// Where it runs.
+    pub place: &'a Place,
+    /// The engine.
+    pub engine: &'a dyn Engine,
+    /// `audit` or `enforce`.
+    pub mode: &'static str,
+    /// Name of the document that says so.
+    pub policy: String,
+    /// A word that no other examination of this engine in this place has: names of containers end with it.
+    pub round: &'static str,
 }
 
 impl Examination<'_> {
+    /// Asks everything.
+    pub fn whole(&self, report: &mut Report) {
+        self.benign(report);
+        self.process(report, "tool", &add_by_tool("mallory"), "mallory");
+        self.process(report, "hand", &add_by_hand("eve"), "eve");
+        self.exec(report);
+        for (what, outcome) in self.engine.operations() {
+            report.check(Column::Operations, &format!("{what} ({})", self.mode), outcome);
+        }
+    }
+
     fn enforced(&self) -> bool {
         self.mode == "enforce"
     }
 
-    fn name(&self, word: &str) -> String {
-        format!("guarded-{word}-{}", self.mode)
+    /// Name of the container that is asked about `word`.
+    pub fn name(&self, word: &str) -> String {
+        format!("guarded-{word}-{}", self.round)
     }
 
     /// A container that changes no account, and its record.
@@ -67,7 +86,8 @@ impl Examination<'_> {
             return;
         }
         let event = serde_json::to_value(event()).expect("an event is JSON");
-        for field in self.engine.fields(name) {
+        let by_name = ("/policy/name", is(&self.policy));
+        for field in self.engine.fields(name).into_iter().chain([by_name]) {
             report.check(Column::Fields, &format!("{} ({})", field.0, self.mode), holds(&event, &field));
         }
         let late = self.engine.told_late();
@@ -93,26 +113,33 @@ impl Examination<'_> {
         }
     }
 
-    fn process(&self, report: &mut Report, word: &str, script: &str, account: &str) {
-        let Ran { id, done } = self.engine.run(&self.name(word), script);
-        let outcome = self.outcome(&done, account).and_then(|()| self.finding(&id, account, false));
+    /// A container whose own program is `script`, which tries to add `account`.
+    pub fn process(&self, report: &mut Report, word: &str, script: &str, account: &str) {
+        let name = self.name(word);
+        let Ran { id, done } = self.engine.run(&name, script);
+        let outcome = self.outcome(&done, account).and_then(|()| self.finding(&id, &name, account, false));
         let column = if self.enforced() { Column::BlockedProcess } else { Column::FoundProcess };
         report.check(column, word, outcome);
         self.engine.remove(&id);
     }
 
+    /// A program that tries to add `account`, executed in the container `id` that has this `name`.
+    pub fn exec_adds(&self, report: &mut Report, what: &str, (id, name): (&str, &str), account: &str, script: &str) {
+        let done = self.engine.exec(id, script);
+        let outcome = self.outcome(&done, account).and_then(|()| self.finding(id, name, account, true));
+        let column = if self.enforced() { Column::BlockedExec } else { Column::FoundExec };
+        report.check(column, what, outcome);
+    }
+
     fn exec(&self, report: &mut Report) {
-        let id = self.engine.launch(&self.name("idle"));
+        let name = self.name("idle");
+        let id = self.engine.launch(&name);
         let done = self.engine.exec(&id, BENIGN);
         report.check(Column::Benign, &format!("exec ({})", self.mode), unharmed(&done));
         report.check(Column::Benign, &format!("no finding of exec ({})", self.mode), self.no_finding(&id));
         report.check(Column::Fields, &format!("/session/started_by ({})", self.mode), self.session(&id));
-        let column = if self.enforced() { Column::BlockedExec } else { Column::FoundExec };
-        for (word, script, account) in [("tool", ADD_BY_TOOL, "mallory"), ("hand", ADD_BY_HAND, "eve")] {
-            let done = self.engine.exec(&id, script);
-            let outcome = self.outcome(&done, account).and_then(|()| self.finding(&id, account, true));
-            report.check(column, word, outcome);
-        }
+        self.exec_adds(report, "tool", (&id, &name), "mallory", &add_by_tool("mallory"));
+        self.exec_adds(report, "hand", (&id, &name), "eve", &add_by_hand("eve"));
         self.engine.remove(&id);
     }
 
@@ -145,30 +172,39 @@ impl Examination<'_> {
         Ok(())
     }
 
-    /// Whether the right finding is there. Who is refused when it opens a database has not said what it wants to write.
-    fn finding(&self, id: &str, account: &str, by_exec: bool) -> Result<(), String> {
-        let named = !self.enforced() || account == "mallory";
+    /// Whether the right finding is there, and tells of the container what its creation does. Who is refused when it opens a database
+    /// has not said what it wants to write.
+    fn finding(&self, id: &str, name: &str, account: &str, by_exec: bool) -> Result<(), String> {
+        let named = !self.enforced() || account != "eve";
         let wanted = if self.enforced() { Outcome::Blocked } else { Outcome::Allowed };
         let is_it = |event: &Event| {
             let names = changes(&[event]).iter().any(|change| *change == format!("account_added {account}"));
             (names || !named)
                 && event.attack == Attack::account_creation()
                 && event.verdict.as_ref().is_some_and(|verdict| verdict.result == wanted)
+                && event.policy.as_ref().is_some_and(|policy| policy.name == self.policy)
                 && event.actor.as_ref().is_some_and(|actor| actor.session.is_some() == by_exec)
         };
+        let of_container =
+            self.engine.fields(name).into_iter().filter(|(pointer, _)| pointer.starts_with("/container/"));
+        let of_container: Vec<Field> = of_container.collect();
         let found = || {
             let events = self.place.node.events();
-            of(&events, Kind::AccountFinding, id).into_iter().any(is_it)
+            of(&events, Kind::AccountFinding, id).into_iter().find(|event| is_it(event)).cloned()
         };
         // a finding comes when the act is over
         let deadline = std::time::Instant::now() + crate::harness::node::PATIENCE;
-        while !found() {
+        loop {
+            if let Some(event) = found() {
+                let event = serde_json::to_value(event).expect("an event is JSON");
+                let told = |field: &Field| holds(&event, field).map_err(|reason| format!("{} {reason}", field.0));
+                return of_container.iter().try_for_each(told);
+            }
             if std::time::Instant::now() > deadline {
                 return Err(format!("no such AN1239 finding; there is {}", self.told(id)));
             }
             std::thread::sleep(std::time::Duration::from_millis(50));
         }
-        Ok(())
     }
 
     fn told(&self, id: &str) -> String {

@@ -50,10 +50,14 @@ pub fn guarded(place: &Place, name: &str) -> PathBuf {
     oci_archive(place, name, &layer, &["/bin/sh"])
 }
 
-/// An OCI image layout of one layer, packed (image-spec image-layout.md).
+/// An OCI image layout of one layer, packed (image-spec image-layout.md); made once in a place.
 fn oci_archive(place: &Place, name: &str, layer: &Path, entrypoint: &[&str]) -> PathBuf {
     let plain: String =
         name.chars().map(|character| if character.is_ascii_alphanumeric() { character } else { '-' }).collect();
+    let archive = place.path(&format!("{plain}.tar"));
+    if archive.exists() {
+        return archive;
+    }
     let layout = place.node.scratch.folder(&format!("layout-{plain}"));
     let blobs = place.node.scratch.folder(&format!("layout-{plain}/blobs/sha256"));
     let layer = blob(&blobs, layer, "application/vnd.oci.image.layer.v1.tar");
@@ -69,7 +73,6 @@ fn oci_archive(place: &Place, name: &str, layer: &Path, entrypoint: &[&str]) -> 
     fs::write(layout.join("index.json"), json!({"schemaVersion": 2, "manifests": [manifest]}).to_string())
         .expect("write");
     fs::write(layout.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).expect("write");
-    let archive = place.path(&format!("{plain}.tar"));
     archive_of(&layout, &archive);
     archive
 }

@@ -6,6 +6,9 @@
 #[path = "../harness/mod.rs"]
 mod harness;
 
+#[path = "../harness/files.rs"]
+mod files;
+
 mod conmon;
 mod containerd;
 mod direct;
@@ -21,6 +24,7 @@ mod place;
 mod podman;
 mod podman_traps;
 mod report;
+mod together;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::process::ExitCode;
@@ -35,7 +39,8 @@ use crate::report::{Column, Report};
 type Examine = fn() -> Vec<Report>;
 
 /// The engines, and how each is examined: in places of their own, several at one time.
-const ENGINES: [(&str, Examine); 15] = [
+const ENGINES: [(&str, Examine); 16] = [
+    ("together", together::examine),
     ("docker", docker::by_default),
     ("docker", docker::by_option),
     ("containerd", containerd::by_class),

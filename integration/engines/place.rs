@@ -1,11 +1,12 @@
 //! Where an engine runs: a node with a mount namespace of its own, in which nothing that the engine writes outside its own
 //! folders stays, and a control group by which everything of it is found.
 
-use std::cell::{Cell, RefCell};
 use std::fs;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::mount::{MsFlags, mount};
@@ -14,7 +15,7 @@ use nix::unistd::Pid;
 
 use crate::harness::command::{Done, finish};
 use crate::harness::machine::{Scratch, program, tmpfs};
-use crate::harness::node::{Node, PATIENCE, Runtime, policy};
+use crate::harness::node::{Node, PATIENCE, Runtime, locked, policy};
 
 /// A node and the daemons of an engine on it.
 pub struct Place {
@@ -22,14 +23,26 @@ pub struct Place {
     pub node: Node,
     /// Name of the control group of all containers of the engine.
     pub group: String,
-    daemons: RefCell<Vec<(String, Child)>>,
-    left: Cell<bool>,
+    daemons: Mutex<Vec<(String, Child)>>,
+    left: AtomicBool,
 }
 
 impl Place {
     /// A place for `engine`, whose shim runs `runtime`; acctguard's daemon runs, in audit.
     pub fn new(engine: &str, runtime: Runtime) -> Self {
-        let node = Node::prepare(runtime, &policy("audit"), "");
+        Self::on(Node::prepare(runtime, &policy("audit"), ""), engine)
+    }
+
+    /// A place for engines that have a runtime each, of which acctguard's configuration names none: podman's is crun.
+    pub fn of_many(name: &str) -> Self {
+        let node = Node::prepare(Runtime::Crun, &policy("audit"), "");
+        let text = fs::read_to_string(node.config()).expect("read the configuration");
+        let text = text.replace(&format!("path = \"{}\"\n", node.runtime.path().display()), "");
+        fs::write(node.config(), text).expect("write the configuration");
+        Self::on(node, name)
+    }
+
+    fn on(node: Node, engine: &str) -> Self {
         // what an engine reads and writes at fixed places: seen and kept by nobody else
         for folder in ["/etc", "/var", "/opt"] {
             cover(&node.scratch, folder);
@@ -41,8 +54,8 @@ impl Place {
         let place = Self {
             node,
             group: format!("acctguard-{}-{engine}", std::process::id()),
-            daemons: RefCell::new(Vec::new()),
-            left: Cell::new(false),
+            daemons: Mutex::new(Vec::new()),
+            left: AtomicBool::new(false),
         };
         place.node.start_daemon();
         place
@@ -55,7 +68,12 @@ impl Place {
 
     /// Has policy say `mode` from now on.
     pub fn set_mode(&self, mode: &str) {
-        self.node.write_policy(&policy(mode));
+        self.set_policy(&policy(mode));
+    }
+
+    /// Has policy say this from now on.
+    pub fn set_policy(&self, text: &str) {
+        self.node.write_policy(text);
         self.restart_daemon();
     }
 
@@ -65,10 +83,10 @@ impl Place {
         self.node.start_daemon();
     }
 
-    /// `acctguard install`, of the shim as it is built here.
+    /// `acctguard install`, of the shim as it is built here: in a folder of this place, for the links that are made beside it.
     pub fn install(&self, engine: &str) -> Command {
         let mut command = self.node.program("acctguard");
-        command.args(["install", "--engine", engine, "--shim"]).arg(program("acctguard-runtime"));
+        command.args(["install", "--engine", engine, "--shim"]).arg(self.shim_as("acctguard-runtime"));
         command
     }
 
@@ -109,7 +127,7 @@ impl Place {
             );
             std::thread::sleep(Duration::from_millis(50));
         }
-        self.daemons.borrow_mut().push((name.to_owned(), child));
+        locked(&self.daemons).push((name.to_owned(), child));
     }
 
     /// Pid of a daemon of the engine.
@@ -117,7 +135,7 @@ impl Place {
     /// # Panics
     /// When none was started by that name.
     pub fn daemon_pid(&self, name: &str) -> Pid {
-        let daemons = self.daemons.borrow();
+        let daemons = locked(&self.daemons);
         let daemon = daemons.iter().find(|(known, _)| known == name).expect("a daemon by that name");
         Pid::from_raw(i32::try_from(daemon.1.id()).expect("pid"))
     }
@@ -128,7 +146,7 @@ impl Place {
     /// When it does not end.
     pub fn end_daemon(&self, name: &str, signal: Signal) {
         let pid = self.daemon_pid(name);
-        let mut daemons = self.daemons.borrow_mut();
+        let mut daemons = locked(&self.daemons);
         let at = daemons.iter().position(|(known, _)| known == name).expect("a daemon by that name");
         let (_, mut child) = daemons.remove(at);
         kill(pid, signal).expect("signal a daemon");
@@ -148,9 +166,9 @@ impl Place {
 
     /// Ends the engine's daemons, the last first, and acctguard's; a line for everything that was left behind, which is ended too.
     pub fn leave(&self) -> Vec<String> {
-        self.left.set(true);
+        self.left.store(true, Ordering::Relaxed);
         let mut left = Vec::new();
-        for (name, mut child) in self.daemons.borrow_mut().drain(..).rev() {
+        for (name, mut child) in locked(&self.daemons).drain(..).rev() {
             left.extend(end(&name, &mut child));
         }
         if self.node.answers() {
@@ -169,7 +187,7 @@ impl Place {
 impl Drop for Place {
     /// After a failure: nothing stays behind all the same.
     fn drop(&mut self) {
-        if !self.left.get() {
+        if !self.left.load(Ordering::Relaxed) {
             for line in self.leave() {
                 eprintln!("{line}");
             }

@@ -1,4 +1,4 @@
-//! podman, rootful, its storage in the place's folder: the shim by `--runtime` and by containers.conf, and hooks only.
+//! podman, rootful, its storage in the place's folder: the shim by `--runtime` and by `acctguard install`, and hooks only.
 
 use std::fs;
 use std::path::Path;
@@ -15,16 +15,20 @@ use crate::report::Report;
 
 /// The image of the small root file system.
 pub const IMAGE: &str = "localhost/lab/guarded:1";
+/// Of 50 characters at most; /run is the place's own.
+const RUN_ROOT: &str = "/run/containers";
+/// podman's own are higher, and raising them needs a capability that is not everywhere.
+const LIMITS: &str = "[containers]\ndefault_ulimits = [\"nofile=1024:1024\", \"nproc=4096:4096\"]\n";
 const LOGIN_UID: u32 = 4321;
 /// Of whoever executes in a container, as another than its creator.
 const EXEC_LOGIN_UID: u32 = 8765;
 
 /// How acctguard is registered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Way {
+pub enum Way {
     /// `--runtime`, the shim under the name of its runtime.
     Option,
-    /// `[engine] runtime` in containers.conf.
+    /// `acctguard install`: a drop-in to containers.conf.
     Configuration,
     /// `--hooks-dir`, the runtime itself.
     Hooks,
@@ -42,7 +46,7 @@ pub fn on_runc() -> Vec<Report> {
     examine(Runtime::Runc, Way::Option)
 }
 
-/// By containers.conf.
+/// By a drop-in to containers.conf.
 pub fn by_configuration() -> Vec<Report> {
     examine(Runtime::Crun, Way::Configuration)
 }
@@ -59,8 +63,11 @@ pub fn by_hooks() -> Vec<Report> {
 
 fn examine(runtime: Runtime, way: Way) -> Vec<Report> {
     let place = Place::new(&format!("podman-{}-{way:?}", runtime.name()), runtime);
-    prepare(&place);
-    let engine = Podman { place: &place, way };
+    configure(&place);
+    if way == Way::Configuration {
+        finish(&mut place.install("podman")).ok();
+    }
+    let engine = start(&place, way);
     let mut report = Report::new("podman", &engine.version(), engine.way());
     if way == Way::Pod {
         engine.make_pod();
@@ -75,7 +82,8 @@ fn examine(runtime: Runtime, way: Way) -> Vec<Report> {
     vec![report]
 }
 
-fn prepare(place: &Place) {
+/// Writes the files in `/etc/containers` of an engine without acctguard, and those that only some ways name.
+pub fn configure(place: &Place) {
     let hooks = place.node.scratch.folder("hooks.d");
     for file in ["acctguard.json", "precreate/acctguard-precreate.json"] {
         let text = fs::read_to_string(repository().join("hooks").join(file)).expect("read a hooks.d file");
@@ -83,18 +91,26 @@ fn prepare(place: &Place) {
         let text = text.replace("/usr/libexec/acctguard/acctguard-hook", &hook);
         fs::write(hooks.join(Path::new(file).file_name().expect("name")), text).expect("write a hooks.d file");
     }
-    let shim = place.shim_as(place.node.runtime.name());
-    // podman's own are higher, and raising them needs a capability that is not everywhere
-    let limits = "[containers]\ndefault_ulimits = [\"nofile=1024:1024\", \"nproc=4096:4096\"]\n";
-    let runtimes = format!("[engine]\nruntime = \"guarded\"\n[engine.runtimes]\nguarded = [\"{}\"]\n", shim.display());
-    fs::write(place.path("guarded.conf"), format!("{limits}{runtimes}")).expect("write containers.conf");
-    fs::write(place.path("plain.conf"), limits).expect("write containers.conf");
     fs::create_dir_all("/etc/containers").expect("make /etc/containers");
-    fs::write("/etc/containers/policy.json", r#"{"default":[{"type":"insecureAcceptAnything"}]}"#)
-        .expect("write policy.json");
-    let podman = Podman { place, way: Way::Hooks };
+    let storage = place.node.scratch.folder("storage");
+    let storage = format!("[storage]\ndriver = \"overlay\"\ngraphroot = {storage:?}\nrunroot = {RUN_ROOT:?}\n");
+    for (file, text) in [
+        ("containers.conf", LIMITS),
+        // who asks podman without naming its folders, as acctguard install does, asks the same
+        ("storage.conf", &storage),
+        ("policy.json", r#"{"default":[{"type":"insecureAcceptAnything"}]}"#),
+    ] {
+        fs::write(Path::new("/etc/containers").join(file), text).expect("write a file of podman's");
+    }
+    fs::write(place.path("plain.conf"), LIMITS).expect("write containers.conf");
+}
+
+/// Gives podman the image.
+pub fn start(place: &Place, way: Way) -> Podman<'_> {
+    let podman = Podman { place, way };
     let imported = run(podman.plain().args(["import", "--quiet"]).arg(image::root_archive(place)).arg(IMAGE));
     imported.expect("podman takes the image");
+    podman
 }
 
 /// podman with acctguard in one way.
@@ -110,8 +126,7 @@ impl Podman<'_> {
         let mut command = self.place.command("podman");
         command.env("CONTAINERS_CONF", self.place.path("plain.conf"));
         command.arg("--root").arg(self.place.node.scratch.folder("storage"));
-        // of 50 characters at most; /run is the place's own
-        command.args(["--runroot", "/run/containers", "--tmpdir", "/run/libpod"]);
+        command.args(["--runroot", RUN_ROOT, "--tmpdir", "/run/libpod"]);
         command.args(["--cgroup-manager", "cgroupfs", "--events-backend", "file", "--storage-driver", "overlay"]);
         command
     }
@@ -124,7 +139,8 @@ impl Podman<'_> {
                 command.arg("--runtime").arg(self.place.shim_as(name));
             }
             Way::Configuration => {
-                command.env("CONTAINERS_CONF", self.place.path("guarded.conf"));
+                // it reads what is in /etc/containers
+                command.env_remove("CONTAINERS_CONF");
             }
             Way::Hooks => {
                 command.arg("--runtime").arg(name).arg("--hooks-dir").arg(self.place.path("hooks.d"));

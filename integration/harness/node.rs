@@ -1,11 +1,12 @@
 //! A node: configuration, policies, daemon, the shim over a real runtime, and the containers it started.
 
-use std::cell::{Cell, RefCell};
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use acctguard::model::event::Event;
@@ -54,6 +55,11 @@ impl Runtime {
     }
 }
 
+/// What is in `mutex`, also after a thread that held it panicked: what is there is ended all the same.
+pub fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// A policy that has `mode` for every container and one more database.
 pub fn policy(mode: &str) -> String {
     format!(
@@ -62,15 +68,16 @@ pub fn policy(mode: &str) -> String {
     )
 }
 
-/// A node. Its containers are deleted and its daemon is stopped when it is dropped.
+/// A node. Its containers are deleted and its daemon is stopped when it is dropped. Threads may share it, but the one that made it
+/// starts its daemon, which dies with that thread.
 pub struct Node {
     /// Where everything of it lies.
     pub scratch: Scratch,
     /// The real runtime below the shim.
     pub runtime: Runtime,
-    daemon: RefCell<Option<Child>>,
-    containers: RefCell<Vec<String>>,
-    count: Cell<u32>,
+    daemon: Mutex<Option<Child>>,
+    containers: Mutex<Vec<String>>,
+    count: AtomicU32,
 }
 
 impl Node {
@@ -86,9 +93,9 @@ impl Node {
         let node = Self {
             scratch: Scratch::new(),
             runtime,
-            daemon: RefCell::new(None),
-            containers: RefCell::new(Vec::new()),
-            count: Cell::new(0),
+            daemon: Mutex::new(None),
+            containers: Mutex::new(Vec::new()),
+            count: AtomicU32::new(0),
         };
         for folder in ["state", "policy.d", "runtime"] {
             node.scratch.folder(folder);
@@ -164,7 +171,7 @@ impl Node {
             );
             std::thread::sleep(Duration::from_millis(5));
         }
-        *self.daemon.borrow_mut() = Some(child);
+        *locked(&self.daemon) = Some(child);
     }
 
     /// Whether the daemon answers questions, not only listens.
@@ -193,7 +200,7 @@ impl Node {
     /// # Panics
     /// When it does not run.
     pub fn daemon_pid(&self) -> Pid {
-        let daemon = self.daemon.borrow();
+        let daemon = locked(&self.daemon);
         let id = daemon.as_ref().expect("a running daemon").id();
         Pid::from_raw(i32::try_from(id).expect("pid"))
     }
@@ -254,7 +261,7 @@ impl Node {
     pub fn stop_daemon(&self, signal: Signal) -> i32 {
         use std::os::unix::process::ExitStatusExt as _;
         self.signal_daemon(signal);
-        let mut child = self.daemon.borrow_mut().take().expect("a running daemon");
+        let mut child = locked(&self.daemon).take().expect("a running daemon");
         let deadline = Instant::now() + PATIENCE;
         loop {
             if let Some(status) = child.try_wait().expect("wait") {
@@ -297,11 +304,10 @@ impl Node {
 
     /// A new bundle. Container ids are unique on the machine, as their control groups are.
     pub fn bundle(&self, spec: &Spec) -> Bundle {
-        let count = self.count.get() + 1;
-        self.count.set(count);
+        let count = self.count.fetch_add(1, Ordering::Relaxed) + 1;
         let folder = self.scratch.path().file_name().expect("name").to_string_lossy().replace("scratch-", "");
         let id = format!("acctguard-{}-{folder}-{count}", std::process::id());
-        self.containers.borrow_mut().push(id.clone());
+        locked(&self.containers).push(id.clone());
         Bundle::new(&self.scratch, &id, spec)
     }
 
@@ -388,7 +394,7 @@ impl Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
-        for id in self.containers.borrow().iter() {
+        for id in locked(&self.containers).iter() {
             let deleted =
                 self.bare().args(["delete", "--force", id]).stdout(Stdio::null()).stderr(Stdio::null()).status();
             if let Err(error) = deleted {
@@ -398,7 +404,7 @@ impl Drop for Node {
         if std::thread::panicking() {
             eprintln!("--- log of the daemon ---\n{}--- end ---", self.log_text());
         }
-        if let Some(mut child) = self.daemon.borrow_mut().take() {
+        if let Some(mut child) = locked(&self.daemon).take() {
             let pid = Pid::from_raw(i32::try_from(child.id()).unwrap_or(0));
             let asked = kill(pid, Signal::SIGTERM);
             let deadline = Instant::now() + Duration::from_secs(3);
