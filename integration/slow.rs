@@ -13,7 +13,7 @@ use acctguard::model::event::{Event, Kind};
 use acctguard::supervise::broker::quota::MAX_SLOW;
 use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::{Signal, kill};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::chaos::obedient::{Hanging, Obedient};
 use crate::harness::command::finish;
@@ -67,10 +67,30 @@ fn node(runtime: Runtime) -> Node {
 }
 
 fn with_disk(node: &Node, disk: &Path) -> Obedient {
+    Obedient::start(node, |config| mount(config, disk))
+}
+
+/// The same, whose calls a signal cancels: under runc 1.1.5 the launcher has calls wait killable, unless the profile is about seccomp(2)
+/// itself.
+fn with_disk_and_cancelled_calls(node: &Node, disk: &Path) -> Obedient {
+    let container = Obedient::start(node, |config| {
+        mount(config, disk);
+        config["linux"]["seccomp"] = json!({
+            "defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["seccomp"], "action": "SCMP_ACT_ERRNO"}]
+        });
+    });
+    let events = node.events();
+    let created = of(&events, Kind::ContainerCreated, &container.bundle.id);
+    let protection = &created[0].creation.as_ref().expect("creation").protection;
+    assert_eq!(protection.wait_killable, Some(false), "{protection:?}");
+    container
+}
+
+fn mount(config: &mut Value, disk: &Path) {
     let bind = json!({
         "destination": "/disk", "type": "bind", "source": disk, "options": ["rbind", "rw"]
     });
-    Obedient::start(node, |config| config["mounts"].as_array_mut().expect("mounts").push(bind))
+    config["mounts"].as_array_mut().expect("mounts").push(bind);
 }
 
 /// What an open costs that waits for nobody.
@@ -168,12 +188,13 @@ fn so_many_slow_calls_are_waited_for_and_no_more() {
     is_quick(&mut slow);
 }
 
-/// Under runc 1.1.5 the signal cancels the call, and it comes again; under crun it waits.
+/// Of one container the signal cancels the call, and it comes again; of the other it waits.
 #[test]
 fn a_slow_call_that_a_signal_cancels_is_done_once() {
     for runtime in [Runtime::Runc, Runtime::Crun] {
         let node = node(runtime);
         let mut disk = Disk::new(&node);
+        let with_disk = if runtime == Runtime::Runc { with_disk_and_cancelled_calls } else { with_disk };
         let mut slow = with_disk(&node, &disk.folder);
         disk.freeze(true);
         slow.tell("symlink /disk/folder");
@@ -233,7 +254,7 @@ enum Death {
 fn is_done_once_though_the_worker_dies(death: Death) {
     let node = node(Runtime::Runc);
     let mut disk = Disk::new(&node);
-    let mut slow = with_disk(&node, &disk.folder);
+    let mut slow = with_disk_and_cancelled_calls(&node, &disk.folder);
     disk.freeze(true);
     slow.tell("symlink /disk/link");
     std::thread::sleep(ASIDE);
