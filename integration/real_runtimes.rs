@@ -104,5 +104,6 @@ mod signals;
 mod slow;
 mod syslog;
 mod systemd;
+mod two_deaths;
 mod untold;
 mod witnesses;

@@ -11,12 +11,16 @@ use acctguard::daemon::deadline_watch::DEADLINE;
 use acctguard::daemon::set_aside::SLOW;
 use acctguard::model::event::{Event, Kind};
 use acctguard::supervise::broker::quota::MAX_SLOW;
+#[cfg(target_arch = "x86_64")]
+use nix::libc::SECCOMP_IOCTL_NOTIF_SEND;
 use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::{Signal, kill};
 use serde_json::{Value, json};
 
 use crate::chaos::obedient::{Hanging, Obedient};
 use crate::harness::command::finish;
+#[cfg(target_arch = "x86_64")]
+use crate::harness::death::{Moment, kill_at};
 use crate::harness::events::of;
 use crate::harness::node::{Node, Runtime, policy};
 
@@ -294,6 +298,28 @@ fn a_call_that_was_cancelled_at_work_is_done_once_though_the_worker_dies() {
 #[test]
 fn a_call_that_was_cancelled_and_done_is_done_once_though_the_worker_dies() {
     is_done_once_though_the_worker_dies(Death::Done);
+}
+
+/// The second worker dies when it has taken the word of the helper, which it has ended, and has not passed it on.
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn a_call_that_was_cancelled_and_done_is_done_once_though_two_workers_die() {
+    let node = node(Runtime::Runc);
+    let mut disk = Disk::new(&node);
+    let mut slow = with_disk_and_cancelled_calls(&node, &disk.folder);
+    disk.freeze(true);
+    slow.tell("symlink /disk/link");
+    std::thread::sleep(ASIDE);
+    slow.tell("poke 4");
+    std::thread::sleep(Duration::from_millis(300));
+    let first = node.worker_pid();
+    kill(first, Signal::SIGKILL).expect("kill the worker");
+    let second = node.worker_after(first);
+    kill_at(second, Moment::EntersCommand(SECCOMP_IOCTL_NOTIF_SEND), || disk.freeze(false));
+    succeeds(&slow, "symlink", ASIDE);
+    assert!(disk.path("link").is_symlink());
+    is_quick(&mut slow);
+    nothing_is_told(&node);
 }
 
 #[test]

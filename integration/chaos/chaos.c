@@ -5,7 +5,7 @@
  *       storm N              N processes that fork a child each, which opens it for writing and ends, without a pause, until calm
  *       calm                 ends both; how many calls that were
  *       reach PATH           opens PATH for writing in a thread of its own; "reached ERRNO NANOSECONDS" when that returns
- *       unlink PATH, symlink PATH, truncate PATH
+ *       unlink PATH, symlink PATH, truncate PATH, make PATH (open, exclusively)
  *                            the same call in a thread of its own; "unlink ERRNO NANOSECONDS" and so on
  *       poke N               a signal, whose handler takes N seconds and whose calls are made again, to the thread that was begun last
  *   chaos hang PID PATH    mounts a FUSE file system on PATH in the mount namespace of process PID, which takes every request and
@@ -156,12 +156,19 @@ static void *act(void *argument)
         failed = unlink(deed->path);
     else if (!strcmp(deed->word, "symlink"))
         failed = symlink("nowhere", deed->path);
+    else if (!strcmp(deed->word, "make"))
+        failed = open(deed->path, O_WRONLY | O_CREAT | O_EXCL, 0600) < 0;
     else
         failed = truncate(deed->path, 1);
     printf("%s %d %lld\n", deed->word, failed ? errno : 0, (long long)(now() - before));
     fflush(stdout);
     free(deed);
     return NULL;
+}
+
+static bool is_deed(const char *word)
+{
+    return !strcmp(word, "unlink") || !strcmp(word, "symlink") || !strcmp(word, "truncate") || !strcmp(word, "make");
 }
 
 static pthread_t begin_deed(const char *word, const char *path)
@@ -213,7 +220,7 @@ static int obey(void)
             if (pthread_create(&thread, NULL, reach, strdup(rest)))
                 die("pthread_create");
             pthread_detach(thread);
-        } else if (rest && (!strcmp(word, "unlink") || !strcmp(word, "symlink") || !strcmp(word, "truncate")))
+        } else if (rest && is_deed(word))
             last = begin_deed(word, rest);
         else if (!strcmp(word, "poke")) {
             poke_seconds = number;

@@ -7,6 +7,8 @@ pub mod auditing;
 pub mod built;
 pub mod bundle;
 pub mod command;
+#[cfg(target_arch = "x86_64")]
+pub mod death;
 pub mod events;
 pub mod machine;
 pub mod node;

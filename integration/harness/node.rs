@@ -249,6 +249,22 @@ impl Node {
         }
     }
 
+    /// Pid of the worker that follows `before`, which was killed.
+    ///
+    /// # Panics
+    /// When there is none within [`PATIENCE`].
+    pub fn worker_after(&self, before: Pid) -> Pid {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let worker = self.children_as("--worker").into_iter().find(|pid| *pid != before);
+            if let Some(worker) = worker {
+                return worker;
+            }
+            assert!(Instant::now() < deadline, "no worker follows {before}:\n{}", self.log_text());
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
     /// Sends `signal` to the daemon.
     pub fn signal_daemon(&self, signal: Signal) {
         kill(self.daemon_pid(), signal).expect("signal the daemon");

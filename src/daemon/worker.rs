@@ -197,8 +197,8 @@ pub fn end_helper_of(entry: Entry) {
 }
 
 /// Waits for the helper of an earlier worker that is at work on a call, or ends one that only waits: the call can begin again. Gives what
-/// came of the call where its caller was not told.
-fn outcome_of(entry: Entry) -> Option<i64> {
+/// came of the call where its caller was not told, which `keep` keeps for the next worker before the helper is ended, who alone knows it.
+fn outcome_of(entry: Entry, keep: &mut dyn FnMut(i64)) -> Option<i64> {
     if entry.done.is_some() {
         return entry.done;
     }
@@ -210,9 +210,11 @@ fn outcome_of(entry: Entry) -> Option<i64> {
     let deadline = Instant::now().checked_add(patience);
     while helper.outlives(WORD_STEP).unwrap_or(false) {
         if let Some((id, value)) = broker::word_left(&helper) {
-            let _ = helper.signal(Signal::KILL);
             // it may be of a call before, and whether the last worker told the caller itself, nothing says
-            return (id == entry.begun_as && !entry.answers).then_some(value);
+            let outcome = (id == entry.begun_as && !entry.answers).then_some(value);
+            outcome.into_iter().for_each(keep);
+            let _ = helper.signal(Signal::KILL);
+            return outcome;
         }
         if deadline.is_none_or(|deadline| Instant::now() >= deadline) {
             tracing::error!("a helper of the last worker does not end; its call is done again, and may be done twice");
@@ -329,7 +331,9 @@ impl Worker {
 
     /// Answers what an earlier worker received and did not answer, unless a helper of it does.
     fn answer_left(&mut self, notification: &Notification, entry: Entry) {
-        if let Some(number) = placed::find(notification.tid, notification.id, entry.placed) {
+        let note = |number| self.supervisor.note_placed(number);
+        if let Some(number) = placed::find(notification.tid, notification.id, entry.placed, note) {
+            // should this worker end before it has told the number, the next one finds it noted
             end_helper_of(entry);
             // a caller that is gone needs no answer
             let _ = self.post.listener.answer(notification.id, Answer::Value(number.into()));
@@ -339,7 +343,7 @@ impl Worker {
             self.look_around(notification.tid);
             tracing::info!(container = self.post.guarded.id.as_str(), "a call that the last worker left is answered");
         }
-        if let Err(error) = self.supervisor.serve_left(notification, entry, || outcome_of(entry)) {
+        if let Err(error) = self.supervisor.serve_left(notification, entry, |keep| outcome_of(entry, keep)) {
             tracing::warn!("{}", chain(&error));
         }
     }

@@ -6,6 +6,9 @@
 //! The number is noted in the slot of the call. Until it is, the descriptor can be found by its offset: it stands where no program
 //! has any reason to seek to, and is put back to the beginning before the thread is told of it. Only regular files of file systems
 //! are marked so: on others an offset may have a meaning (`/proc`), or none.
+//!
+//! Invariant: until the thread is told, the number is noted or the mark is there. So whoever finds a mark notes the number before it takes
+//! the mark off: it may end before it tells the thread, too, and the one after it would find neither, and do the call again.
 
 use std::os::fd::AsFd;
 use std::os::fd::BorrowedFd;
@@ -52,10 +55,12 @@ pub fn place(
 }
 
 /// The number of the descriptor that was put into the table of thread `tid`, which waits for notification `id`, if one was; `noted`
-/// is what the ledger says. It stands at its beginning afterwards.
+/// is what the ledger says, and `note` puts down there what it does not say. It stands at its beginning afterwards.
 #[must_use]
-pub fn find(tid: u32, id: u64, noted: Option<i32>) -> Option<i32> {
-    let number = noted.or_else(|| numbers(tid).into_iter().find(|number| is_at(tid, *number, offset(id))))?;
+pub fn find(tid: u32, id: u64, noted: Option<i32>, note: impl FnOnce(i32)) -> Option<i32> {
+    let marked =
+        || numbers(tid).into_iter().find(|number| is_at(tid, *number, offset(id))).inspect(|number| note(*number));
+    let number = noted.or_else(marked)?;
     if is_at(tid, number, offset(id)) {
         let copy = pidfd::copy_descriptor_of_thread(tid, number).ok()?;
         seek(copy.as_fd(), 0);
@@ -106,15 +111,19 @@ mod tests {
         let tid = rustix::thread::gettid().as_raw_nonzero().get().unsigned_abs();
         let file = tempfile::tempfile().expect("file");
         assert!(can_be_marked(file.as_fd()));
-        assert_eq!(find(tid, 7, None), None);
+        let nothing = |number| panic!("{number} is noted");
+        assert_eq!(find(tid, 7, None, nothing), None);
         seek(file.as_fd(), offset(7));
-        assert_eq!(find(tid, 8, None), None, "it is another call's");
+        assert_eq!(find(tid, 8, None, nothing), None, "it is another call's");
         let expected = std::os::fd::AsRawFd::as_raw_fd(&file);
-        assert_eq!((find(tid, 7, None), position(&file)), (Some(expected), 0));
+        let mut noted = None;
+        let note = |number| noted = Some((number, position(&file)));
+        assert_eq!((find(tid, 7, None, note), position(&file)), (Some(expected), 0));
+        assert_eq!(noted, Some((expected, offset(7))), "the mark was taken off before the number was noted");
         seek(file.as_fd(), 5);
-        assert_eq!((find(tid, 7, Some(expected)), position(&file)), (Some(expected), 5));
+        assert_eq!((find(tid, 7, Some(expected), nothing), position(&file)), (Some(expected), 5));
         seek(file.as_fd(), offset(7));
-        assert_eq!((find(tid, 7, Some(expected)), position(&file)), (Some(expected), 0));
+        assert_eq!((find(tid, 7, Some(expected), nothing), position(&file)), (Some(expected), 0));
     }
 
     #[test]

@@ -172,13 +172,18 @@ impl Broker {
         close_on_exec: bool,
     ) -> Result<Added, ListenerError> {
         // a call that was answered in this thread's place has left the slot to another one
-        let note = self.in_flight.as_ref().map(|_| move |number| self.note(|ledger| ledger.note_placed(number)));
+        let note = self.in_flight.as_ref().map(|_| move |number| self.note_placed(number));
         placed::place(listener, id, file, close_on_exec, note)
     }
 
     /// Puts down beside the call that is served what it means, for the next worker.
     pub fn note_meant(&self, digest: u64) {
         self.note(|ledger| ledger.note_meant(digest));
+    }
+
+    /// Puts down beside the call that is served that what it opened is in its thread's table as `number`.
+    pub fn note_placed(&self, number: i32) {
+        self.note(|ledger| ledger.note_placed(number));
     }
 
     /// Puts down beside the call that is served that its caller is about to be told what came of it.
