@@ -56,6 +56,41 @@ impl Call {
     pub fn ledger(&self, slot: &Slot) -> Ledger {
         self.kept.as_ref().unwrap_or(slot).ledger()
     }
+
+    /// No worker after this one finds it; `slot` is the listener's.
+    fn clear(self, slot: &mut Slot) {
+        match self.kept {
+            Some(mut kept) => kept.clear(),
+            None => slot.clear(),
+        }
+    }
+
+    /// Before it is served: one that waits in a slot of its own comes into the listener's, `slot`, where what is begun for it is noted. Not
+    /// one that is done: nothing is begun for that, and it may go before the call that is in the listener's.
+    fn bring_in(self, slot: &mut Slot) -> Self {
+        match self.kept {
+            Some(mut kept) if self.entry.done.is_none() && slot.in_flight().is_none() => {
+                let entry = Entry { listener: None, ..self.entry };
+                slot.keep(&self.notification, entry);
+                kept.clear();
+                Self { entry, kept: None, ..self }
+            }
+            kept => Self { kept, ..self },
+        }
+    }
+
+    /// Each of `left` once: a worker that is killed while it puts a call into another slot leaves it in both.
+    fn each_once(left: Vec<Self>, slot: &mut Slot) -> VecDeque<Self> {
+        let mut once = VecDeque::<Self>::new();
+        for call in left {
+            if once.iter().any(|known| known.notification.id == call.notification.id) {
+                call.clear(slot);
+            } else {
+                once.push_back(call);
+            }
+        }
+        once
+    }
 }
 
 /// What the thread that serves is at.
@@ -126,10 +161,7 @@ impl Seat {
 
     /// `call` is answered: no worker after this one finds it.
     pub fn clear(&mut self, call: Call) {
-        match call.kept {
-            Some(mut slot) => slot.clear(),
-            None => self.slot.clear(),
-        }
+        call.clear(&mut self.slot);
     }
 }
 
@@ -198,7 +230,7 @@ impl Post {
     #[must_use]
     pub fn new(service: &Arc<Service>, delivered: Delivered, room: Room) -> Arc<Self> {
         let Delivered { listener, guarded, session, label } = delivered;
-        let Room { slot, kept } = room;
+        let Room { mut slot, kept } = room;
         let number = u32::try_from(slot.index()).unwrap_or(u32::MAX);
         let own = slot.in_flight().map(|notification| (notification, slot.ledger().entry(), None));
         let kept = kept.into_iter().filter_map(|kept| Some((kept.in_flight()?, kept.ledger().entry(), Some(kept))));
@@ -206,7 +238,7 @@ impl Post {
         let mut left: Vec<Call> = left.map(|(notification, entry, kept)| Call { notification, entry, kept }).collect();
         // what is done already may be what another asks for, which came again
         left.sort_by_key(|call| call.entry.done.is_none());
-        let mut left = VecDeque::from(left);
+        let mut left = Call::each_once(left, &mut slot);
         let area = Arc::clone(&service.area);
         let in_flight = InFlight { area, slot: slot.index(), ledger: Arc::new(slot.ledger()) };
         let busy = Some(Busy::with(left.pop_front()));
@@ -292,6 +324,7 @@ impl Post {
     pub fn next_left(&self, turn: u64) -> Option<(Notification, Entry)> {
         let mut seat = self.seat();
         let call = if seat.turn == turn { seat.take_left() } else { None }?;
+        let call = call.bring_in(&mut seat.slot);
         let left = (call.notification, call.entry);
         seat.busy = Some(Busy::with(Some(call)));
         Some(left)
@@ -355,5 +388,73 @@ impl Post {
         } else if let Some(hand) = hand {
             hand.withdraw();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::shared_area::SharedArea;
+    use std::os::fd::AsFd as _;
+
+    fn notification(id: u64) -> Notification {
+        Notification { id, tid: 3, arch: 1, nr: 2, args: [0; 6] }
+    }
+
+    fn left(slot: Slot) -> Call {
+        let (notification, entry) = (slot.in_flight().expect("a call"), slot.ledger().entry());
+        Call { notification, entry, kept: Some(slot) }
+    }
+
+    /// What a worker finds that has the area next: the places, the calls and who is at work on each.
+    fn found(area: &SharedArea) -> Vec<(usize, u64, u32, Option<usize>)> {
+        let next = SharedArea::from_fd(area.as_fd().try_clone_to_owned().expect("dup")).expect("adopt");
+        let slots = (0..next.slot_count()).filter_map(|index| next.slot(index));
+        slots
+            .filter_map(|slot| Some((slot.index(), slot.in_flight()?.id, slot.ledger().entry())))
+            .map(|(index, id, entry)| (index, id, entry.helper, entry.listener))
+            .collect()
+    }
+
+    #[test]
+    fn what_is_begun_for_a_call_is_noted_where_the_next_worker_finds_the_call() {
+        let area = SharedArea::create(3).expect("area");
+        let (mut own, mut other) = (area.slot(0).expect("slot"), area.slot(1).expect("slot"));
+        other.keep(&notification(7), Entry { helper: 9, listener: Some(0), ..Entry::default() });
+        let call = left(other).bring_in(&mut own);
+        // as the broker does, which knows the listener's slot alone
+        own.ledger().begin(10, false, 7);
+        assert_eq!(found(&area), [(0, 7, 10, None)]);
+        call.clear(&mut own);
+        assert_eq!(found(&area), []);
+    }
+
+    #[test]
+    fn a_call_that_is_done_goes_before_the_one_in_the_listeners_slot_and_leaves_it_alone() {
+        let area = SharedArea::create(2).expect("area");
+        let (mut own, mut other) = (area.slot(0).expect("slot"), area.slot(1).expect("slot"));
+        own.keep(&notification(8), Entry { helper: 9, ..Entry::default() });
+        other.keep(&notification(7), Entry { done: Some(0), listener: Some(0), ..Entry::default() });
+        let call = left(other).bring_in(&mut own);
+        assert_eq!(found(&area), [(0, 8, 9, None), (1, 7, 0, Some(0))]);
+        call.clear(&mut own);
+        assert_eq!(found(&area), [(0, 8, 9, None)]);
+    }
+
+    #[test]
+    fn a_call_in_two_slots_is_one() {
+        let area = SharedArea::create(3).expect("area");
+        let mut own = area.slot(0).expect("slot");
+        own.keep(&notification(7), Entry::default());
+        let mut calls = vec![Call::received(notification(7))];
+        for (index, id) in [(1, 7), (2, 8)] {
+            let mut slot = area.slot(index).expect("slot");
+            slot.keep(&notification(id), Entry { listener: Some(0), ..Entry::default() });
+            calls.push(left(slot));
+        }
+        calls.rotate_left(1);
+        let once = Call::each_once(calls, &mut own);
+        assert_eq!(once.iter().map(|call| call.notification.id).collect::<Vec<_>>(), [7, 8]);
+        assert_eq!(found(&area), [(1, 7, 0, Some(0)), (2, 8, 0, Some(0))], "the first of them is kept");
     }
 }

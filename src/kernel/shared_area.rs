@@ -320,7 +320,7 @@ impl Ledger {
 
     /// Process `helper` is at work, and knows the call as `begun_as`; 0: it does not know it.
     pub fn begin(&self, helper: u32, waits: bool, begun_as: u64) {
-        let entry = Entry { helper, waits, done: None, ..self.entry() };
+        let entry = Entry { helper, waits, done: None, answers: false, ..self.entry() };
         self.memory.set_outcome(begun_as);
         self.memory.set_owner(entry.to_word());
     }
@@ -377,6 +377,10 @@ mod tests {
                 begun_as: 7
             }
         );
+        slot.ledger().begin(4_194_302, false, 8);
+        let again = found.ledger().entry();
+        let expected = (4_194_302, 8, false);
+        assert_eq!((again.helper, again.begun_as, again.answers), expected, "its outcome is not known yet");
         let done = Entry { listener: Some(2), meant: 9, done: Some(-1), ..Entry::default() };
         slot.keep(&notification, done);
         assert_eq!((found.in_flight(), found.ledger().entry()), (Some(notification), done));
