@@ -156,9 +156,9 @@ pub fn run(config: Config, stored: bool, otherwise: Otherwise) -> Result<(), Wor
     service.lines.tell(&Message::Prepared).map_err(WorkerError::HandOver)?;
     let Inheritance { heirlooms, second_keeper } = inherit(&service.lines)?;
     readmit_all(&service)?;
-    let mut kept = service.area.kept();
     // before any call asks for a free one
     let mut slots = slots_of(&service.area, &heirlooms);
+    let mut kept = service.area.kept();
     let deliveries: Vec<Uuid> = heirlooms.iter().filter_map(Heirloom::delivery).collect();
     service.cases.grants.retain(&deliveries);
     let mut connections = Vec::new();
@@ -300,12 +300,12 @@ fn slots_of(area: &SharedArea, heirlooms: &[Heirloom]) -> BTreeMap<u32, Slot> {
 }
 
 /// Serves a listener of an earlier worker, whose slot is one of `slots`.
-/// `kept`: the places of calls that wait, by that of their listener.
+/// `kept`: the slots of calls that wait, by the place of their listener's.
 fn adopt(
     service: &Arc<Service>,
     heirloom: Heirloom,
     slots: &mut BTreeMap<u32, Slot>,
-    kept: &mut BTreeMap<usize, Vec<usize>>,
+    kept: &mut BTreeMap<usize, Vec<Slot>>,
 ) -> Result<(), String> {
     let label: Label = serde_json::from_slice(&heirloom.label).map_err(|error| error.to_string())?;
     let listener = Listener::from_fd(heirloom.descriptor).map_err(|error: ListenerError| chain(&error))?;
@@ -317,7 +317,6 @@ fn adopt(
     let slot = slots.remove(&heirloom.slot).ok_or("its slot is taken")?;
     let delivered = Delivered { listener: Arc::new(listener), guarded, session, label };
     let kept = kept.remove(&slot.index()).unwrap_or_default();
-    let kept = kept.into_iter().filter_map(|index| service.area.slot(index)).collect();
     worker::serve_adopted(service, delivered, Room { slot, kept }).map_err(|error| chain(&error))
 }
 

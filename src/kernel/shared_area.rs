@@ -139,13 +139,16 @@ impl SharedArea {
         Some(Slot { memory, index, lent: Arc::clone(&self.lent) })
     }
 
-    /// The places of all notifications that are kept for the listener in a slot of another place, by that place.
+    /// Borrows the slots of all notifications that are kept for the listener in a slot of another place, by that place. Whoever looks for a
+    /// free slot has each for a moment, so they are to be borrowed before anybody does.
     #[must_use]
-    pub fn kept(&self) -> BTreeMap<usize, Vec<usize>> {
-        let mut kept: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+    pub fn kept(&self) -> BTreeMap<usize, Vec<Slot>> {
+        let mut kept: BTreeMap<usize, Vec<Slot>> = BTreeMap::new();
         for slot in (0..self.slot_count()).filter_map(|index| self.slot(index)) {
             let listener = slot.in_flight().and_then(|_| slot.ledger().entry().listener);
-            listener.into_iter().for_each(|listener| kept.entry(listener).or_default().push(slot.index()));
+            if let Some(listener) = listener {
+                kept.entry(listener).or_default().push(slot);
+            }
         }
         kept
     }
