@@ -71,6 +71,11 @@ impl LastDeed {
         matches!(self.outcome, Outcome::Made { .. })
     }
 
+    /// Whether its caller still waits for the answer.
+    pub fn is_waited_for(&self, listener: &Listener) -> bool {
+        listener.is_valid(self.call.id)
+    }
+
     /// Answers the call. One that is answered, or that nobody waits for any more under its id, stays as it is: then word of it is
     /// left for the next supervisor, since a call that a signal cancelled comes again. True when somebody may want it.
     pub fn answer(self, listener: &Listener, hands: &Hands) -> bool {

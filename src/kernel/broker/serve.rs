@@ -41,9 +41,12 @@ pub const LAST_DEED_LIMIT: Duration = Duration::from_secs(5);
 pub const WORK_LIMIT: Duration = Duration::from_secs(120);
 /// How often it is looked whether it does.
 const LOOK_STEP: Duration = Duration::from_millis(250);
-/// How long a next supervisor may take to say that a file that was made is to be opened for the caller. After that nobody is left who
-/// could know better.
-const SUPERVISOR_LIMIT: Duration = Duration::from_secs(3);
+/// How long a next supervisor may take to say that a file that was made is to be opened for the caller, who may have a descriptor of it
+/// already. After that nobody is left who could know better. Longer than a few supervisors take of which each dies while it begins, on
+/// a machine that is busy.
+const SUPERVISOR_LIMIT: Duration = Duration::from_secs(15);
+/// How long word of what a call returned is left for it.
+const WORD_LIMIT: Duration = Duration::from_secs(3);
 /// By which it says so.
 pub const ANSWER_SIGNAL: Signal = Signal::TERM;
 
@@ -92,11 +95,11 @@ pub fn serve(socket: BorrowedFd<'_>) {
     }
     if let (Some(last), Some(listener)) = (last, listener) {
         if let Some(told) = told.filter(|_| last.may_be_placed()) {
-            wait_until_told(&told);
+            wait_until_told(&told, || last.is_waited_for(&listener));
         }
         if last.answer(&listener, &hands) {
             // whoever has taken the word ends this process
-            std::thread::sleep(SUPERVISOR_LIMIT);
+            std::thread::sleep(WORD_LIMIT);
         }
     }
 }
@@ -145,10 +148,17 @@ fn signal_descriptor() -> nix::Result<SignalFd> {
     SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC)
 }
 
-fn wait_until_told(told: &SignalFd) {
-    let limit = Timespec { tv_sec: SUPERVISOR_LIMIT.as_secs().cast_signed(), tv_nsec: 0 };
-    // whatever ends the wait, the caller gets its answer
-    let _ = rustix::event::poll(&mut [PollFd::new(told, PollFlags::IN)], Some(&limit));
+/// Not longer than somebody `waits` for the answer, nor than [`SUPERVISOR_LIMIT`]. In steps, so that it is seen to get on.
+fn wait_until_told(told: &SignalFd, waits: impl Fn() -> bool) {
+    let step = Timespec { tv_sec: 0, tv_nsec: LOOK_STEP.subsec_nanos().into() };
+    let mut waited = Duration::ZERO;
+    while waited < SUPERVISOR_LIMIT && waits() {
+        match rustix::event::poll(&mut [PollFd::new(told, PollFlags::IN)], Some(&step)) {
+            Ok(0) | Err(Errno::INTR) => waited = waited.saturating_add(LOOK_STEP),
+            // whatever ends the wait, the caller gets its answer
+            _ => return,
+        }
+    }
 }
 
 fn refused((step, errno): Refusal) -> Reply {
