@@ -122,14 +122,14 @@ impl Hands {
             match rustix::fs::openat(
                 object,
                 c".",
-                asked.difference(OFlags::CREATE | OFlags::EXCL) | OFlags::CLOEXEC,
+                without_making(asked) | OFlags::CLOEXEC,
                 Mode::empty(),
             ) {
                 Err(Errno::ACCESS | Errno::NOTDIR) => {}
                 opened => return opened.map(Done::Descriptor),
             }
         }
-        let flags = asked.difference(OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW);
+        let flags = without_making(asked).difference(OFlags::NOFOLLOW);
         self.open_object(object, flags, mode).map(Done::Descriptor)
     }
 
@@ -149,7 +149,7 @@ impl Hands {
     ) -> Outcome {
         let asked = OFlags::from_bits_retain(flags);
         let mode = Mode::from_raw_mode(mode);
-        let Some(existing) = existing.filter(|_| !asked.contains(OFlags::EXCL)) else {
+        let Some(existing) = existing.filter(|_| !asked.contains(OFlags::CREATE | OFlags::EXCL)) else {
             // with both flags the last component is never followed (open(2), "O_EXCL")
             let fixed = asked | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
             return match rustix::fs::openat(directory, name, fixed, mode) {
@@ -168,7 +168,7 @@ impl Hands {
             return Ok(Done::Again);
         }
         if !asked.contains(OFlags::NOFOLLOW) {
-            return self.open_object(opened.as_fd(), asked.difference(OFlags::CREATE), 0).map(Done::Descriptor);
+            return self.open_object(opened.as_fd(), without_making(asked), 0).map(Done::Descriptor);
         }
         if asked.contains(OFlags::TRUNC) {
             self.open_object(opened.as_fd(), OFlags::WRONLY | OFlags::TRUNC | OFlags::NONBLOCK, 0)?;
@@ -337,4 +337,9 @@ fn text(text: Result<Option<CString>, std::ffi::NulError>) -> Result<Option<CStr
 
 fn errno(errno: nix::errno::Errno) -> Errno {
     Errno::from_raw_os_error(errno as i32)
+}
+
+/// The flags with which what is there is opened. `O_EXCL` is about making only beside `O_CREAT`: a block device is claimed by it (open(2)).
+fn without_making(asked: OFlags) -> OFlags {
+    if asked.contains(OFlags::CREATE) { asked.difference(OFlags::CREATE | OFlags::EXCL) } else { asked }
 }

@@ -188,6 +188,8 @@ fn what_is_not_what_was_decided_about_is_not_touched() {
     assert_eq!(std::fs::read(at("other")).expect("read"), b"precious");
     assert_eq!(act(create(b"other", truncating | O_EXCL, None), &[here.as_fd()]), "EEXIST");
     assert_eq!(act(create(b"decided", truncating, existing), &[here.as_fd()]), "descriptor");
+    let claimed = O_WRONLY | O_EXCL | rustix::fs::OFlags::NOFOLLOW.bits();
+    assert_eq!(act(create(b"decided", claimed, existing), &[here.as_fd()]), "descriptor", "O_EXCL without O_CREAT");
     assert_eq!(std::fs::read(at("decided")).expect("read"), b"");
     // a link is an object of its own: opening it is ELOOP, whatever it says
     assert_eq!(act(Operation::Open { flags: O_WRONLY, mode: 0 }, &[object(&at("link")).as_fd()]), "ELOOP");
