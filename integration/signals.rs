@@ -391,7 +391,7 @@ fn the_record_says_whether_calls_wait_killable() {
         let of_profile = match runtime {
             Runtime::Crun => json!(["SECCOMP_FILTER_FLAG_TSYNC", "SECCOMP_FILTER_FLAG_LOG"]),
             // runc before 1.2 takes none at all, acctguard or not
-            Runtime::Runc => json!([]),
+            Runtime::Runc | Runtime::Youki => json!([]),
         };
         for flags in [json!(null), of_profile] {
             let bundle = bundle(&node, &["/bin/true"]);
@@ -409,7 +409,7 @@ fn the_record_says_whether_calls_wait_killable() {
             let why = protection.not_killable.as_deref();
             match runtime {
                 Runtime::Crun => assert_eq!((protection.wait_killable, why), (Some(true), None), "{flags}"),
-                Runtime::Runc => {
+                Runtime::Runc | Runtime::Youki => {
                     assert_eq!(protection.wait_killable, Some(false), "{flags}");
                     // the latter of runc 1.2 and later
                     let says = ["features list no seccomp flags", "features do not list "];

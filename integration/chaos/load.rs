@@ -265,7 +265,7 @@ fn quoted(path: &Path) -> String {
 fn configuration(node: &Node, runtime: Runtime) -> PathBuf {
     match runtime {
         Runtime::Runc => node.config(),
-        Runtime::Crun => node.scratch.path().join("crun.toml"),
+        Runtime::Crun | Runtime::Youki => node.scratch.path().join("crun.toml"),
     }
 }
 

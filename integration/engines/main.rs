@@ -56,6 +56,7 @@ const ENGINES: [(&str, Examine); 16] = [
     ("conmon", conmon::examine),
     ("direct", direct::runc),
     ("direct", direct::crun),
+    ("youki", direct::youki),
 ];
 /// So many at one time: they wait more than they work.
 const AT_ONE_TIME: usize = 4;

@@ -205,6 +205,7 @@ impl Engine for Podman<'_> {
         match (self.way, self.place.node.runtime) {
             (Way::Option, Runtime::Crun) => "--runtime, crun",
             (Way::Option, Runtime::Runc) => "--runtime, runc",
+            (Way::Option, Runtime::Youki) => "--runtime, youki",
             (Way::Configuration, _) => "containers.conf",
             (Way::Hooks, _) => "hooks only",
             (Way::Pod, _) => "--runtime, pod",

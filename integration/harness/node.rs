@@ -16,7 +16,7 @@ use nix::unistd::Pid;
 use super::bundle::{Bundle, Spec};
 use super::command::{Done, finish};
 use super::events;
-use super::machine::{Scratch, launcher, program};
+use super::machine::{Scratch, launcher, program, target_folder};
 
 /// How long an event may take to be there.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -28,10 +28,12 @@ pub enum Runtime {
     Runc,
     /// crun.
     Crun,
+    /// youki, which `integration/engines/run youki` builds.
+    Youki,
 }
 
 impl Runtime {
-    /// Both.
+    /// Those that Debian has.
     pub const ALL: [Self; 2] = [Self::Runc, Self::Crun];
 
     /// Its name.
@@ -39,6 +41,7 @@ impl Runtime {
         match self {
             Self::Runc => "runc",
             Self::Crun => "crun",
+            Self::Youki => "youki",
         }
     }
 
@@ -47,6 +50,11 @@ impl Runtime {
     /// # Panics
     /// When it is not installed.
     pub fn path(self) -> PathBuf {
+        if self == Self::Youki {
+            let path = target_folder().join("youki/bin/youki");
+            assert!(path.exists(), "{} is missing: integration/engines/run youki builds it", path.display());
+            return path;
+        }
         let folders = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin"];
         let mut paths = folders.iter().map(|folder| Path::new(folder).join(self.name()));
         paths

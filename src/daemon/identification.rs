@@ -127,14 +127,16 @@ impl Exec {
     }
 }
 
-/// The exec session whose launcher, and so the seal is in place, names its recorded `event`.
+/// The exec session whose launcher names its recorded `event`: it is sealed, or its runtime gives exec sessions no listener. The event
+/// says which; of one that is not there, the broker does as well.
 fn recorded(service: &Service, id: &ContainerId, event: &str) -> Exec {
     let is_of_container = |event: &Event| event.container.as_ref().is_some_and(|container| container.id == *id);
     let event = service.store.event(event).ok().flatten().filter(is_of_container);
     let session = event.as_ref().and_then(|event| event.session.clone());
     let (event, session) = (event.map(|event| event.id), session.unwrap_or_else(unregistered_session));
     let container = event.and_then(|event| service.registry.container_of_exec(event));
-    Exec { container, session, event, ground: Ground::Seal, gives_way: false }
+    let ground = session.ground.unwrap_or(Ground::Broker);
+    Exec { container, session, event, ground, gives_way: false }
 }
 
 fn session_id(session: Option<&Session>) -> Option<String> {

@@ -199,7 +199,7 @@ fn start(service: &Arc<Service>, stream: Arc<UnixStream>, number: u32, label: La
 fn take(service: &Arc<Service>, stream: &UnixStream, Label { peer, delivery }: Label) {
     match receive(stream) {
         Ok(None) => {}
-        Ok(Some(Received::Declined(state, sender))) => tell_declined(service, &state, sender),
+        Ok(Some(Received::Declined(state, sender))) => tell_declined(service, &state, peer, sender),
         Ok(Some(Received::Listener(Delivery { state, listener, sender, unread }))) => {
             let container = state.state.id.chars().take(64).collect::<String>().escape_debug().to_string();
             let delivered = identification::identify(service, *state, listener, peer, sender);
@@ -221,15 +221,25 @@ fn take(service: &Arc<Service>, stream: &UnixStream, Label { peer, delivery }: L
     }
 }
 
-/// The creation record says that calls wait killable by the launcher's listener: they do not.
-fn tell_declined(service: &Service, state: &ListenerState, sender: u32) {
+/// The record says that calls wait killable by the launcher's listener: they do not. Those of an exec session whose runtime has not
+/// delivered a listener are not intercepted at all.
+fn tell_declined(service: &Service, state: &ListenerState, peer: u32, sender: u32) {
     let Ok(id) = ContainerId::new(&state.state.id) else { return };
-    let Some(guarded) = namesakes::with_process(&service.registry.all_of(&id), sender) else { return };
+    let unseen = service.registry.take_exec(&id, peer).filter(|exec| exec.launcher_listens);
+    let guarded = match &unseen {
+        Some(exec) => service.registry.get(&exec.container),
+        None => namesakes::with_process(&service.registry.all_of(&id), sender),
+    };
+    let Some(guarded) = guarded else { return };
     let reason = redact::printable(state.declined().unwrap_or_default().as_bytes());
-    let mut event = service.event(Kind::ProtectionDegraded, Severity::Low);
+    let (severity, what) = match unseen {
+        Some(_) => (Severity::High, "exec session not intercepted"),
+        None => (Severity::Low, "signals cancel calls that are being answered"),
+    };
+    let mut event = service.event(Kind::ProtectionDegraded, severity);
     event.container = Some(guarded.record().workload.container);
     event.protection = Some(ProtectionChange {
-        what: "signals cancel calls that are being answered".to_owned(),
+        what: what.to_owned(),
         reason: format!("the launcher makes no listener of its own: {reason}"),
         remedy: None,
     });

@@ -425,8 +425,12 @@ impl Registry {
     #[must_use]
     pub fn container_of_exec(&self, event: Uuid) -> Option<ContainerId> {
         let mut inner = lock(&self.inner);
-        let position = inner.launched.iter().position(|(launched, _)| *launched == event)?;
-        inner.launched.remove(position).map(|(_, container)| container)
+        if let Some(position) = inner.launched.iter().position(|(launched, _)| *launched == event) {
+            return inner.launched.remove(position).map(|(_, container)| container);
+        }
+        // under a runtime that gives exec sessions no listener, none came that would have been taken
+        let position = inner.execs.iter().position(|pending| pending.event == event)?;
+        inner.execs.remove(position).map(|pending| pending.container)
     }
 
     /// Takes the exec session into a container of that id that the process `peer`, or one it descends from, announced.

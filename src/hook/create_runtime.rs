@@ -102,7 +102,7 @@ fn case<'a>(config: &'a Config, options: &CreateRuntime, id: &ContainerId, state
     let time = subject::now();
     let runtime = Facts::read(std::os::unix::process::parent_id()).ok();
     deadline::step("reading the bundle");
-    let runtime_name = runtime.as_ref().and_then(subject::runtime_name);
+    let runtime_name = options.runtime.clone().or_else(|| runtime.as_ref().and_then(subject::runtime_name));
     let subject = Subject::of(config, id, state, runtime_name.as_deref(), time);
     let (applied, policy_problem) = subject::policy(config, &subject.workload);
     let mut creator = runtime.map(|runtime| creator_of(runtime.parent)).unwrap_or_default();

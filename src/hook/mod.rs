@@ -95,6 +95,12 @@ pub struct CreateRuntime {
     /// Why it does not stand on a better one.
     #[arg(long, value_name = "REASON")]
     because: Vec<String>,
+    /// The runtime, where the shim knows it better than this program could.
+    #[arg(long, value_name = "NAME")]
+    runtime: Option<String>,
+    /// That noNewPrivileges: false was left out of config.json.
+    #[arg(long)]
+    new_privileges_left_out: bool,
     /// The runtime's own copy of config.json, out of which lent capabilities are to be taken too.
     #[arg(long, value_name = "FILE")]
     runtime_copy: Option<PathBuf>,

@@ -38,6 +38,7 @@ use crate::oci::seccomp_merge::Listener;
 use crate::oci::spec_edit;
 use crate::oci::spec_edit::Edit;
 use crate::oci::spec_edit::Interception;
+use crate::oci::spec_edit::Reader;
 use crate::oci::spec_edit::Signals;
 
 /// Id of a container whose cgroup does not tell it.
@@ -117,6 +118,7 @@ fn edit(
         // which runtime will read the document is the engine's to know
         signals: Signals::Cancel { reason: "the precreate hook does not know the runtime; acctguard-runtime does" },
         placement: None,
+        reader: Reader::AsSpecified,
     };
     spec_edit::edit(spec, &edit).map(|edited| edited.spec).map_err(|error| chain(&error))
 }

@@ -23,7 +23,7 @@ use crate::oci::bundle::Bundle;
 use crate::oci::hook_state::State;
 use crate::oci::identity;
 use crate::oci::identity::Known;
-use crate::oci::launcher_edit;
+use crate::oci::spec_edit;
 
 /// A container as its hooks see it.
 #[derive(Debug)]
@@ -48,7 +48,7 @@ impl Subject {
             Err(error) => (json!({"annotations": state.annotations}), state.bundle.clone(), Some(chain(&error))),
         };
         let known = Known { cluster: config.cluster.as_deref(), runtime, started_at: Some(now) };
-        let own_spec = launcher_edit::own(&spec);
+        let own_spec = spec_edit::own(&spec);
         let workload = identity::workload(&own_spec, &bundle, id, &known);
         Self { workload, spec, own_spec, bundle, problem }
     }

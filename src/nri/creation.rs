@@ -188,6 +188,7 @@ mod tests {
     use crate::oci::seccomp_closed::UnknownCalls;
     use crate::oci::seccomp_merge::Listener;
     use crate::oci::spec_edit::Interception;
+    use crate::oci::spec_edit::Reader;
     use crate::oci::spec_edit::Signals;
 
     fn captured(name: &str) -> Value {
@@ -221,6 +222,7 @@ mod tests {
             unknown_calls,
             signals: Signals::Cancel { reason: "a reason" },
             placement: None,
+            reader: Reader::AsSpecified,
         }
     }
 

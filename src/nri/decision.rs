@@ -23,6 +23,7 @@ use crate::oci::seccomp_merge::Listener;
 use crate::oci::spec_edit::Edit;
 use crate::oci::spec_edit::HOOK_NAME;
 use crate::oci::spec_edit::Interception;
+use crate::oci::spec_edit::Reader;
 use crate::oci::spec_edit::Signals;
 
 /// Where packages install the hook, for a plugin that was copied into the engine's folder instead of linked.
@@ -98,6 +99,7 @@ fn edited(
         unknown_calls,
         signals: Signals::Cancel { reason: NOT_KILLABLE },
         placement: None,
+        reader: Reader::AsSpecified,
     };
     match creation.adjustment(&edit) {
         Ok(adjustment) => Decision::Adjust(Box::new(adjustment), note),

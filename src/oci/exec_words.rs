@@ -1,7 +1,9 @@
 //! What the words of an exec mean as a `process` object: `exec [--env A=B] [--cwd D] [--user U] [--tty] ID PROGRAM ARGS…`.
 //!
 //! Sources: runc exec.go (`getProcess`): the container's own process with what the options change; crun src/exec.c and
-//! libcrun's `libcrun_container_exec`: what the options say, and the container's own process for what they do not.
+//! libcrun's `libcrun_container_exec`: what the options say, and the container's own process for what they do not; youki's libcontainer
+//! src/container/tenant_builder.rs, `adapt_spec_for_tenant` (0.7.0): a new process, of which environment, capabilities and
+//! `noNewPrivileges` alone come from the container's.
 
 use std::ffi::OsString;
 
@@ -17,13 +19,15 @@ pub enum Flavour {
     Runc,
     /// crun's.
     Crun,
+    /// youki's.
+    Youki,
 }
 
 impl Flavour {
     /// The reading of the runtime of that name.
     #[must_use]
     pub fn of(runtime: &str) -> Option<Self> {
-        let known = [("runc", Self::Runc), ("crun", Self::Crun)];
+        let known = [("runc", Self::Runc), ("crun", Self::Crun), ("youki", Self::Youki)];
         known.into_iter().find_map(|(name, flavour)| runtime.contains(name).then_some(flavour))
     }
 }
@@ -39,9 +43,11 @@ pub fn process(flavour: Flavour, spec: &Value, options: &CommandOptions, words: 
     if let Some(option) = options.others.iter().find(|option| NOT_FOLLOWED.contains(option)) {
         return Err(format!("what --{option} changes is not followed"));
     }
+    if flavour == Flavour::Youki {
+        return of_youki(spec, options, words);
+    }
     let mut process = spec.get("process").filter(|process| process.is_object()).cloned().unwrap_or_else(|| json!({}));
-    let arguments = texts(words).filter(|words| words.first().is_some_and(|first| first != "--"));
-    process["args"] = arguments.ok_or("its words are no program and no UTF-8")?.into();
+    process["args"] = arguments(words)?.into();
     if let Some(folder) = &options.cwd {
         process["cwd"] = folder.to_str().ok_or("its working directory is not UTF-8")?.into();
     }
@@ -65,18 +71,63 @@ pub fn process(flavour: Flavour, spec: &Value, options: &CommandOptions, words: 
     Ok(process)
 }
 
+/// What youki makes of them: what no option says is as its specification library has it by default (oci-spec `Process`), but for what
+/// it takes from the container's own process.
+fn of_youki(spec: &Value, options: &CommandOptions, words: &[OsString]) -> Result<Value, String> {
+    let own = spec.get("process").unwrap_or(&Value::Null);
+    let mut process = json!({"args": arguments(words)?, "terminal": false, "cwd": "/", "user": {"uid": 0, "gid": 0},
+        "rlimits": [{"type": "RLIMIT_NOFILE", "hard": 1024, "soft": 1024}]});
+    if let Some(folder) = &options.cwd {
+        process["cwd"] = folder.to_str().ok_or("its working directory is not UTF-8")?.into();
+    }
+    let own_privileges = own.get("noNewPrivileges").and_then(Value::as_bool);
+    process["noNewPrivileges"] = (options.no_new_privileges || own_privileges.unwrap_or(true)).into();
+    let given = texts(&options.env).ok_or("its environment is not UTF-8")?;
+    let name = |variable: &str| variable.split('=').next().unwrap_or_default().to_owned();
+    let is_given =
+        |variable: &&Value| variable.as_str().is_some_and(|own| given.iter().any(|one| name(one) == name(own)));
+    let kept = own.get("env").and_then(Value::as_array).into_iter().flatten();
+    let kept: Vec<Value> = kept.filter(|variable| !is_given(variable)).cloned().collect();
+    // of one name given twice the last counts
+    let last =
+        given.iter().enumerate().filter(|(at, one)| !given.iter().skip(at + 1).any(|later| name(later) == name(one)));
+    process["env"] = kept.into_iter().chain(last.map(|(_, one)| Value::from(one.as_str()))).collect();
+    if let Some(user) = &options.user {
+        set_user(Flavour::Youki, &mut process, user.to_str().unwrap_or_default())?;
+    }
+    if let Some(affinity) = own.get("execCPUAffinity") {
+        process["execCPUAffinity"] = affinity.clone();
+    }
+    let sets = own.get("capabilities");
+    let set = |name: &str| sets.and_then(|sets| sets.get(name)).filter(|set| set.is_array()).cloned();
+    process["capabilities"] = json!({});
+    for name in ["bounding", "effective", "permitted"] {
+        process["capabilities"][name] = set(name).unwrap_or_else(|| json!([]));
+    }
+    if let Some(inheritable) = set("inheritable") {
+        process["capabilities"]["inheritable"] = inheritable;
+        process["capabilities"]["ambient"] = set("ambient").unwrap_or_else(|| json!([]));
+    }
+    Ok(process)
+}
+
+fn arguments(words: &[OsString]) -> Result<Vec<String>, String> {
+    let arguments = texts(words).filter(|words| words.first().is_some_and(|first| first != "--"));
+    arguments.ok_or_else(|| "its words are no program and no UTF-8".to_owned())
+}
+
 fn texts(words: &[OsString]) -> Option<Vec<String>> {
     words.iter().map(|word| word.to_str().map(str::to_owned)).collect()
 }
 
-/// `UID[:GID]` by number. runc leaves the rest of the container's user as it is, crun begins anew.
+/// `UID[:GID]` by number. runc leaves the rest of the container's user as it is, the others begin anew.
 fn set_user(flavour: Flavour, process: &mut Value, text: &str) -> Result<(), String> {
     let number = |text: &str| text.parse::<u32>().map_err(|_| "its user is not given by number".to_owned());
     let (uid, gid) = match text.split_once(':') {
         Some((uid, gid)) => (number(uid)?, Some(number(gid)?)),
         None => (number(text)?, None),
     };
-    if flavour == Flavour::Crun || !process.get("user").is_some_and(Value::is_object) {
+    if flavour != Flavour::Runc || !process.get("user").is_some_and(Value::is_object) {
         process["user"] = json!({"uid": 0, "gid": 0});
     }
     process["user"]["uid"] = uid.into();
@@ -126,11 +177,26 @@ mod tests {
     }
 
     #[test]
+    fn youki_takes_little_from_the_containers_own_process() {
+        let plain = of(Flavour::Youki, "x exec -t ID sh -c y").expect("followed");
+        assert_eq!(
+            (&plain["cwd"], &plain["terminal"], &plain["user"]),
+            (&json!("/"), &json!(false), &json!({"uid": 0, "gid": 0}))
+        );
+        assert_eq!((&plain["noNewPrivileges"], &plain["rlimits"][0]["soft"]), (&json!(true), &json!(1024)));
+        assert_eq!(plain["capabilities"], json!({"bounding": ["CAP_KILL"], "effective": [], "permitted": []}));
+        let given = of(Flavour::Youki, "x exec -e A=2 -e B=3 -e B=4 --cwd /c -u 8:9 ID sh").expect("followed");
+        assert_eq!((&given["env"], &given["cwd"]), (&json!(["A=2", "B=4"]), &json!("/c")));
+        assert_eq!(given["user"], json!({"uid": 8, "gid": 9}));
+    }
+
+    #[test]
     fn what_cannot_be_followed_is_said() {
         for line in ["x exec --cap CAP_KILL ID sh", "x exec -u root ID sh", "x exec ID", "x exec ID -- sh"] {
             assert!(of(Flavour::Runc, line).is_err(), "{line}");
         }
         assert_eq!(Flavour::of("crun-1.28"), Some(Flavour::Crun));
-        assert_eq!(Flavour::of("youki"), None);
+        assert_eq!(Flavour::of("youki"), Some(Flavour::Youki));
+        assert_eq!(Flavour::of("kata"), None);
     }
 }

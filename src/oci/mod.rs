@@ -38,5 +38,6 @@ pub mod seccomp_profile;
 pub mod seccomp_program;
 #[cfg(test)]
 mod seccomp_proof;
+pub mod seccomp_youki;
 pub mod service_account;
 pub mod spec_edit;

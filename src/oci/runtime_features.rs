@@ -50,6 +50,28 @@ pub fn libseccomp_version(text: &str) -> Option<[u32; 3]> {
     version(features[ANNOTATIONS][LIBSECCOMP].as_str()?)
 }
 
+/// Whether the features carry annotations, in which runc and crun say who they are.
+#[must_use]
+pub fn has_annotations(text: &str) -> bool {
+    let features = serde_json::from_str::<Value>(text).unwrap_or_default();
+    features[ANNOTATIONS].as_object().is_some_and(|annotations| !annotations.is_empty())
+}
+
+/// The version of the youki that printed `text` for `--version`; zeros where that holds none.
+#[must_use]
+pub fn youki_version(text: &str) -> Option<[u32; 3]> {
+    let mut words = text.lines().next()?.split_whitespace();
+    let is_youki = words.next() == Some("youki");
+    is_youki.then(|| words.find_map(version).unwrap_or_default())
+}
+
+/// The version of youki's libseccomp by the same text: youki says it there and not in its features (0.7.0).
+#[must_use]
+pub fn libseccomp_version_of_youki(text: &str) -> Option<[u32; 3]> {
+    let line = text.lines().find_map(|line| line.strip_prefix("libseccomp:"))?;
+    version(line.trim()).filter(|_| youki_version(text).is_some())
+}
+
 /// The same by what `--version` printed, of a runtime that has no `features`.
 ///
 /// # Errors

@@ -23,6 +23,7 @@ use crate::oci::seccomp_merge::Listener;
 use crate::oci::seccomp_merge::Merge;
 use crate::oci::seccomp_profile::Action;
 use crate::oci::seccomp_profile::ProfileError;
+use crate::oci::seccomp_youki;
 
 /// Base name of the hook program and its `argv[0]`.
 pub const HOOK_NAME: &str = "acctguard-hook";
@@ -39,6 +40,11 @@ const GROUND: &str = "--ground";
 const NOT_KILLABLE: &str = "--not-killable";
 /// That calls wait killable by the launcher's listener, for the hook to put on record.
 const LAUNCHER_LISTENS: &str = "--launcher-listens";
+/// The runtime that reads the document, for the hook to put on record and for the shim to know at an exec; where it is youki.
+const RUNTIME: &str = "--runtime";
+const YOUKI: &str = "youki";
+/// That `noNewPrivileges: false` was left out, which means the same.
+const PRIVILEGES_LEFT_OUT: &str = "--new-privileges-left-out";
 /// A hook's environment is what `env` says; without it the hook would inherit the runtime's (config.md, "POSIX-platform Hooks").
 const HOOK_ENV: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -59,6 +65,19 @@ pub struct Edit<'a> {
     pub signals: Signals<'a>,
     /// On which ground the container's own process is put, where it is intercepted.
     pub placement: Option<Placement<'a>>,
+    /// Who reads the document.
+    pub reader: Reader,
+}
+
+/// Who reads an edited document.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reader {
+    /// A runtime that follows the specification.
+    AsSpecified,
+    /// youki 0.7. It gives exec sessions no filter at all, so that the launcher has to ([`execs_by_launcher`]); reads masks the other
+    /// way round ([`seccomp_youki`]); and where `noNewPrivileges` is there and false, installs a filter after it has dropped the
+    /// capabilities which that takes, so this is left out.
+    Youki,
 }
 
 /// What signals do to calls that are being answered.
@@ -159,6 +178,38 @@ pub fn was_launched(spec: &Value) -> bool {
     listens || own_argument(spec, GROUND).as_deref() == Some(Ground::Seal.as_str())
 }
 
+/// Whether exec sessions of an intercepted container get their filter from the launcher only.
+#[must_use]
+pub fn execs_by_launcher(spec: &Value) -> bool {
+    own_argument(spec, RUNTIME).as_deref() == Some(YOUKI)
+}
+
+/// The seccomp section in words of the specification, whoever reads the document.
+#[must_use]
+pub fn seccomp_as_specified(spec: &Value) -> Value {
+    let mut section = spec.pointer("/linux/seccomp").cloned().unwrap_or_default();
+    if execs_by_launcher(spec) {
+        seccomp_youki::to_specification(&mut section);
+    }
+    section
+}
+
+/// The document as the workload's engine wrote its `process`, without the launcher and with all that was left out of it.
+#[must_use]
+pub fn own(spec: &Value) -> Value {
+    let mut own = launcher_edit::own(spec);
+    if left_privileges_out(spec)
+        && let Some(process) = own.get_mut("process").and_then(Value::as_object_mut)
+    {
+        process.entry("noNewPrivileges").or_insert(Value::Bool(false));
+    }
+    own
+}
+
+fn left_privileges_out(spec: &Value) -> bool {
+    own_arguments(spec).is_some_and(|arguments| arguments.iter().any(|word| word == PRIVILEGES_LEFT_OUT))
+}
+
 /// Whether acctguard's createRuntime hook is in a document.
 #[must_use]
 pub fn has_own_hook(spec: &Value) -> bool {
@@ -194,6 +245,10 @@ pub fn edit(spec: &Value, edit: &Edit<'_>) -> Result<Edited, EditError> {
     let Some(object) = new.as_object_mut() else {
         return Err(EditError::Type { member: "the top level".to_owned(), expected: "an object" });
     };
+    let by_youki = edit.interception == Interception::Install && edit.reader == Reader::Youki;
+    if by_youki || execs_by_launcher(spec) {
+        translate(object, seccomp_youki::to_specification);
+    }
     let mut gaps: Vec<String> = own_argument(spec, UNWATCHED).into_iter().collect();
     let own = seccomp_before(spec, edit.listener.path);
     match edit.interception {
@@ -229,6 +284,15 @@ pub fn edit(spec: &Value, edit: &Edit<'_>) -> Result<Edited, EditError> {
         Signals::WaitByLauncher if installs => arguments.push(LAUNCHER_LISTENS),
         _ => {}
     }
+    if by_youki || execs_by_launcher(spec) && edit.reader == Reader::Youki {
+        translate(object, seccomp_youki::from_specification);
+    }
+    if set_privileges(object, left_privileges_out(spec), by_youki) {
+        arguments.push(PRIVILEGES_LEFT_OUT);
+    }
+    if by_youki {
+        arguments.extend([RUNTIME, YOUKI]);
+    }
     let placement = edit.placement.filter(|_| installs);
     put_on_ground(object, placement)?;
     let copy = placement.and_then(|placement| placement.runtime_copy).map(path_text).transpose()?;
@@ -243,6 +307,25 @@ pub fn edit(spec: &Value, edit: &Edit<'_>) -> Result<Edited, EditError> {
     set_hook(object, "poststop", program, &arguments)?;
     let intercepted = is_intercepted(&new, edit.listener.path);
     Ok(Edited { changed: new != *spec, spec: new, intercepted, gaps })
+}
+
+fn translate(object: &mut Map<String, Value>, translation: fn(&mut Value)) {
+    if let Some(section) = object.get_mut("linux").and_then(|linux| linux.get_mut("seccomp")) {
+        translation(section);
+    }
+}
+
+/// Leaves `noNewPrivileges: false` out, or puts what an earlier edit left out back in. Whether it is left out now.
+fn set_privileges(object: &mut Map<String, Value>, was_left_out: bool, leave_out: bool) -> bool {
+    let Some(process) = object.get_mut("process").and_then(Value::as_object_mut) else { return false };
+    if was_left_out {
+        process.entry("noNewPrivileges").or_insert(Value::Bool(false));
+    }
+    let spelt_out = leave_out && process.get("noNewPrivileges") == Some(&Value::Bool(false));
+    if spelt_out {
+        process.shift_remove("noNewPrivileges");
+    }
+    spelt_out
 }
 
 /// Puts the launcher in front of the container's program, or takes an earlier one out.
@@ -398,6 +481,7 @@ mod tests {
             unknown_calls: UnknownCalls::AsProfile,
             signals: Signals::Wait,
             placement: None,
+            reader: Reader::AsSpecified,
         }
     }
 
@@ -566,6 +650,48 @@ mod tests {
             assert!(!off.to_string().contains("--ground"));
         }
         assert!(edit(&json!({"process": {}}), &on(seal)).is_err());
+    }
+
+    #[test]
+    fn for_youki_new_privileges_are_left_out_and_come_back() {
+        let by_launcher = |interception| Edit { reader: Reader::Youki, ..with(interception) };
+        for (own, left_out) in [(json!(false), true), (json!(true), false)] {
+            let spec = json!({"process": {"args": ["sh"], "noNewPrivileges": own}, "linux": {}});
+            let edited = edit(&spec, &by_launcher(Interception::Install)).expect("edits").spec;
+            assert_eq!(edited["process"].get("noNewPrivileges").is_none(), left_out);
+            assert!(execs_by_launcher(&edited) && !execs_by_launcher(&spec));
+            assert_eq!(super::own(&edited)["process"], spec["process"]);
+            assert!(!edit(&edited, &by_launcher(Interception::Install)).expect("edits").changed, "twice is once");
+            for other in [by_launcher(Interception::Off), with(Interception::Install)] {
+                let back = edit(&edited, &other).expect("edits").spec;
+                assert_eq!(back["process"], spec["process"]);
+                assert!(!execs_by_launcher(&back));
+            }
+        }
+        let plain = json!({"process": {"args": ["sh"]}, "linux": {}});
+        let edited = edit(&plain, &by_launcher(Interception::Install)).expect("edits").spec;
+        assert_eq!(super::own(&edited)["process"], plain["process"]);
+    }
+
+    #[test]
+    fn youki_is_told_the_same_profile_the_other_way_round() {
+        let masked = |value: u64, value_two: u64| {
+            json!({"linux": {"seccomp": {"defaultAction": "SCMP_ACT_ERRNO", "syscalls": [{"names": ["openat", "clone"],
+                "action": "SCMP_ACT_ALLOW", "args": [{"index": 2, "value": value, "valueTwo": value_two, "op": "SCMP_CMP_MASKED_EQ"}]}]}}})
+        };
+        for unknown_calls in [UnknownCalls::AsProfile, UnknownCalls::Refused] {
+            let under = |reader| Edit { reader, unknown_calls, ..with(Interception::Install) };
+            let others = edit(&masked(7, 1), &under(Reader::AsSpecified)).expect("edits").spec;
+            let youkis = edit(&masked(1, 7), &under(Reader::Youki)).expect("edits").spec;
+            assert_ne!(others["linux"], youkis["linux"]);
+            assert_eq!(seccomp_as_specified(&youkis), others["linux"]["seccomp"]);
+            assert_eq!(seccomp_as_specified(&others), others["linux"]["seccomp"]);
+            assert!(!edit(&youkis, &under(Reader::Youki)).expect("edits").changed, "twice is once");
+            let off = Edit { interception: Interception::Off, ..under(Reader::Youki) };
+            assert_eq!(edit(&youkis, &off).expect("edits").spec["linux"].to_string().matches("NOTIFY").count(), 0);
+            let untouched = edit(&masked(9, 7), &off).expect("edits").spec;
+            assert_eq!(untouched["linux"], masked(9, 7)["linux"]);
+        }
     }
 
     #[test]

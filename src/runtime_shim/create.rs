@@ -23,7 +23,6 @@ use crate::model::workload::ContainerId;
 use crate::model::workload::Workload;
 use crate::oci::bundle::Bundle;
 use crate::oci::identity;
-use crate::oci::launcher_edit;
 use crate::oci::launcher_edit::Launcher;
 use crate::oci::seccomp_closed::UnknownCalls;
 use crate::oci::seccomp_merge::Listener;
@@ -34,6 +33,7 @@ use crate::oci::spec_edit::Edited;
 use crate::oci::spec_edit::HOOK_NAME;
 use crate::oci::spec_edit::Interception;
 use crate::oci::spec_edit::Placement;
+use crate::oci::spec_edit::Reader;
 use crate::oci::spec_edit::Signals;
 use crate::runtime_shim::Call;
 use crate::runtime_shim::ShimError;
@@ -51,6 +51,10 @@ use crate::runtime_shim::standing::Decided;
 
 /// `listenerMetadata` of acctguard's listener.
 const LISTENER_METADATA: &str = "acctguard/1";
+
+/// The release of youki whose reading of a `config.json` is known ([`Reader::Youki`]); it differs from what is specified, and what
+/// another makes of the edit cannot be told.
+const YOUKI: [u32; 2] = [0, 7];
 
 /// A container that is about to be created.
 struct Subject {
@@ -84,6 +88,9 @@ pub fn prepare(call: &Call) -> Result<Handover, ShimError> {
         true => UnknownCalls::Refused,
         false => UnknownCalls::under(subject.applied.mode),
     };
+    let youki = if subject.applied.mode == Mode::Off { None } else { signals::youki(call) };
+    let reader = if youki.is_some() { Reader::Youki } else { Reader::AsSpecified };
+    let unknown_youki = youki.filter(|version| !version.starts_with(&YOUKI));
     let id = subject.workload.container.id.to_string();
     let edit_as = |signals: Signals<'_>| {
         let listens = signals == Signals::WaitByLauncher;
@@ -102,12 +109,13 @@ pub fn prepare(call: &Call) -> Result<Handover, ShimError> {
         });
         let edit_with = |interception: Interception<'_>| {
             let (hook_program, config_file) = (hook_program.as_path(), config_file.as_deref());
-            let edit = Edit { hook_program, config_file, listener, interception, unknown_calls, signals, placement };
+            let edit =
+                Edit { hook_program, config_file, listener, interception, unknown_calls, signals, placement, reader };
             spec_edit::edit(subject.bundle.config(), &edit)
         };
         match subject.applied.mode {
             Mode::Off => Ok(edit_with(Interception::Off)?),
-            Mode::Audit | Mode::Enforce => protected(call, &subject, &decided.standing, edit_with),
+            Mode::Audit | Mode::Enforce => protected(call, &subject, &decided.standing, unknown_youki, edit_with),
         }
     };
     let (edited, listening) = match &cannot {
@@ -203,10 +211,12 @@ fn protected(
     call: &Call,
     subject: &Subject,
     standing: &Standing,
+    unknown_youki: Option<[u32; 3]>,
     edit_with: impl Fn(Interception<'_>) -> Result<Edited, EditError>,
 ) -> Result<Edited, ShimError> {
     let cause = match ping(call) {
         Err(error) => UnprotectedCause::from(error),
+        Ok(()) if let Some([major, minor, patch]) = unknown_youki => UnprotectedCause::Youki { major, minor, patch },
         Ok(()) if lacks_required_seal(subject, standing) && refuses(call, subject, false) => {
             UnprotectedCause::NotSealed(standing.reasons.join("; "))
         }
@@ -227,7 +237,9 @@ fn protected(
         what: match cause {
             UnprotectedCause::Daemon(_) => "its calls cannot be intercepted without the daemon",
             UnprotectedCause::NotSealed(_) => "it cannot be sealed",
-            UnprotectedCause::Conflict(_) | UnprotectedCause::Gaps(_) => "its calls cannot be intercepted",
+            UnprotectedCause::Conflict(_) | UnprotectedCause::Gaps(_) | UnprotectedCause::Youki { .. } => {
+                "its calls cannot be intercepted"
+            }
         },
         rule: refusing_rule(subject),
         source: Box::new(cause),
@@ -292,7 +304,7 @@ fn subject(call: &Call) -> Result<Option<Subject>, ShimError> {
         runtime: Some(&runtime),
         started_at: Some(EventTime(jiff::Timestamp::now())),
     };
-    let own_spec = launcher_edit::own(bundle.config());
+    let own_spec = spec_edit::own(bundle.config());
     let workload = identity::workload(&own_spec, bundle.directory(), &id, &known);
     let (policies, policies_broken) = match policy_files::load(&call.config.policy_dir) {
         Ok(policies) => (policies, false),

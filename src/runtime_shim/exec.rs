@@ -12,7 +12,9 @@ use crate::control::ExecRegistration;
 use crate::control::Request;
 use crate::control::client::Client;
 use crate::kernel::process::Facts;
+use crate::model::event::Container;
 use crate::model::event::Kind;
+use crate::model::event::ProtectionChange;
 use crate::model::event::Session;
 use crate::model::event::Severity;
 use crate::model::policy::ground::Standing;
@@ -27,14 +29,16 @@ use crate::runtime_shim::Call;
 use crate::runtime_shim::ShimError;
 use crate::runtime_shim::exec_process;
 use crate::runtime_shim::exec_process::Plan;
+use crate::runtime_shim::exec_process::Unseen;
 use crate::runtime_shim::handover::Handover;
 use crate::runtime_shim::record;
 use crate::supervise::ancestry;
 
-/// Registers an exec session. A container that the real runtime does not know is the real runtime's to report.
+/// Registers an exec session, and says and records where nothing sees it. A container that the real runtime does not know is the real runtime's to report.
 ///
 /// # Errors
-/// [`ShimError::ExecWithoutDaemon`] where the container's calls would fail without the daemon.
+/// [`ShimError::ExecWithoutDaemon`] where the container's calls would fail without the daemon; [`ShimError::ExecUnseen`] where
+/// nothing would intercept them and policy refuses that.
 pub fn register(call: &Call) -> Result<Handover, ShimError> {
     let Some(id) = call.line.id.as_ref().and_then(|id| id.to_str()).and_then(|id| ContainerId::new(id).ok()) else {
         return Ok(Handover::unchanged(call));
@@ -44,9 +48,12 @@ pub fn register(call: &Call) -> Result<Handover, ShimError> {
     let start_time_ticks = Facts::read(pid).map_err(ShimError::OwnProcess)?.start_time_ticks;
     let bundle = Bundle::open(&state.bundle).ok();
     let mut event = record::event(call, Kind::ContainerExec, Severity::Info);
-    let Plan { standing, handover, launcher_listens } =
+    let Plan { standing, handover, launcher_listens, unseen } =
         exec_process::plan(call, &id, &event.id.to_string(), &state, bundle.as_ref());
     let ground = standing.ground;
+    if unseen.is_some() {
+        event.severity = Severity::Medium;
+    }
     event.session = Some(session(call, standing));
     let registration = ExecRegistration {
         id: id.clone(),
@@ -58,18 +65,42 @@ pub fn register(call: &Call) -> Result<Handover, ShimError> {
         event: event.clone(),
     };
     let request = Request::Exec(Box::new(registration));
-    let Err(source) = Client::connect(&call.config).and_then(|client| client.order(&request)) else {
-        return Ok(handover);
-    };
+    let registered = Client::connect(&call.config).and_then(|client| client.order(&request));
+    if let (Some(unseen), Some(bundle)) = (&unseen, &bundle) {
+        tell_unseen(call, &id, bundle, unseen)?;
+    }
+    let Err(source) = registered else { return Ok(handover) };
     let Some(bundle) = bundle else { return Ok(handover) };
-    if spec_edit::is_intercepted(bundle.config(), &call.config.listener_socket().to_string_lossy()) {
+    let intercepted = spec_edit::is_intercepted(bundle.config(), &call.config.listener_socket().to_string_lossy());
+    if intercepted && unseen.is_none() {
         return Err(ShimError::ExecWithoutDaemon { id: id.to_string(), source });
     }
-    let runtime = call.real.name();
-    let known = identity::Known { cluster: call.config.cluster.as_deref(), runtime: Some(&runtime), started_at: None };
-    event.container = Some(identity::workload(bundle.config(), bundle.directory(), &id, &known).container);
+    event.container = Some(container(call, &id, &bundle));
     record::deliver(call, event);
     Ok(handover)
+}
+
+fn container(call: &Call, id: &ContainerId, bundle: &Bundle) -> Container {
+    let runtime = call.real.name();
+    let known = identity::Known { cluster: call.config.cluster.as_deref(), runtime: Some(&runtime), started_at: None };
+    identity::workload(bundle.config(), bundle.directory(), id, &known).container
+}
+
+/// Puts on record that nothing intercepts the calls of an exec session, or that it is refused for that.
+fn tell_unseen(call: &Call, id: &ContainerId, bundle: &Bundle, unseen: &Unseen) -> Result<(), ShimError> {
+    let severity = if unseen.refused { Severity::High } else { Severity::Medium };
+    let mut event = record::event(call, Kind::ProtectionDegraded, severity);
+    event.container = Some(container(call, id, bundle));
+    event.protection = Some(ProtectionChange {
+        what: if unseen.refused { "exec refused" } else { "exec session not intercepted" }.to_owned(),
+        reason: unseen.reason.clone(),
+        remedy: Some("use runc or crun, which give exec sessions the container's filter".to_owned()),
+    });
+    record::deliver(call, event);
+    match unseen.refused {
+        true => Err(ShimError::ExecUnseen { id: id.to_string(), reason: unseen.reason.clone() }),
+        false => Ok(()),
+    }
 }
 
 /// What `state ID` of the real runtime says.

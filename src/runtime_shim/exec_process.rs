@@ -23,6 +23,7 @@ use crate::oci::launcher_edit;
 use crate::oci::launcher_edit::Launcher;
 use crate::oci::spec_edit;
 use crate::runtime_shim::Call;
+use crate::runtime_shim::exec_by_launcher;
 use crate::runtime_shim::handover::Handover;
 use crate::runtime_shim::listening;
 use crate::runtime_shim::standing;
@@ -40,11 +41,23 @@ pub struct Plan {
     pub handover: Handover,
     /// Whether its launcher makes a listener of its own.
     pub launcher_listens: bool,
+    /// That nothing intercepts its calls, under a runtime that gives it no filter ([`exec_by_launcher`]).
+    pub unseen: Option<Unseen>,
+}
+
+/// An exec session whose calls are not intercepted though its container's are.
+#[derive(Debug)]
+pub struct Unseen {
+    /// One line.
+    pub reason: String,
+    /// Whether policy has it refused.
+    pub refused: bool,
 }
 
 impl Plan {
-    fn unchanged(call: &Call, standing: Standing) -> Self {
-        Self { standing, handover: Handover::unchanged(call), launcher_listens: false }
+    /// The exec as it was asked for.
+    pub fn unchanged(call: &Call, standing: Standing) -> Self {
+        Self { standing, handover: Handover::unchanged(call), launcher_listens: false, unseen: None }
     }
 }
 
@@ -68,6 +81,9 @@ pub fn plan(call: &Call, id: &ContainerId, event: &str, state: &State, bundle: O
     if !spec_edit::is_intercepted(bundle.config(), &call.config.listener_socket().to_string_lossy()) {
         return Plan::unchanged(call, Standing::plain(Ground::None));
     }
+    if spec_edit::execs_by_launcher(bundle.config()) {
+        return exec_by_launcher::plan(call, id, event, state, bundle);
+    }
     let spec = launcher_edit::own(bundle.config());
     let known = identity::Known { cluster: call.config.cluster.as_deref(), runtime: None, started_at: None };
     let workload = identity::workload(&spec, bundle.directory(), id, &known);
@@ -79,7 +95,7 @@ pub fn plan(call: &Call, id: &ContainerId, event: &str, state: &State, bundle: O
     if applied.mode != Mode::Enforce || applied.exec == ExecSessions::Brokered {
         return unsealed(call, &spec, bundle, Standing::plain(Ground::of_listener(applied.mode)));
     }
-    let process = match process(call, &spec) {
+    let process = match process(call, &spec, Flavour::of(&call.real.name())) {
         Ok(process) => process,
         Err(reason) => {
             let reasons = vec![format!("not sealed: {reason}")];
@@ -105,7 +121,7 @@ pub fn plan(call: &Call, id: &ContainerId, event: &str, state: &State, bundle: O
     }
     let launcher_listens = means.is_some();
     match Handover::with_launcher(call, seat, means, Some(&process)) {
-        Ok(handover) => Plan { standing, handover, launcher_listens },
+        Ok(handover) => Plan { standing, handover, launcher_listens, unseen: None },
         Err(error) => {
             let reasons = vec![format!("not sealed: {}", crate::model::diagnostic::chain(&error))];
             unsealed(call, &spec, bundle, Standing { ground: Ground::Broker, reasons, lend: false })
@@ -126,20 +142,24 @@ fn unsealed(call: &Call, spec: &Value, bundle: &Bundle, standing: Standing) -> P
     let own = spec.pointer("/process/capabilities").filter(|own| own.is_object());
     process["capabilities"] = own.cloned().unwrap_or_else(|| serde_json::json!({}));
     match Handover::with_process(call, &process) {
-        Ok(handover) => Plan { standing, handover, launcher_listens: false },
+        Ok(handover) => Plan { standing, handover, launcher_listens: false, unseen: None },
         Err(_) => Plan::unchanged(call, standing),
     }
 }
 
-/// The process object of the exec: its file, or what its words mean to the runtime.
-fn process(call: &Call, spec: &Value) -> Result<Value, String> {
+/// The process object of the exec: its file, or what its words mean to a runtime of that flavour.
+///
+/// # Errors
+/// Why that cannot be said, in one line.
+pub fn process(call: &Call, spec: &Value, flavour: Option<Flavour>) -> Result<Value, String> {
     let options = &call.line.options;
     if let Some(file) = &options.process {
         if !call.line.process_can_be_replaced() {
             return Err("its process file is named in letters put together".to_owned());
         }
         let mut process = read_file(file).ok_or("its process file cannot be read")?;
-        if process.get("capabilities").is_none_or(Value::is_null) {
+        // youki takes none from the container
+        if process.get("capabilities").is_none_or(Value::is_null) && flavour != Some(Flavour::Youki) {
             let own = spec.pointer("/process/capabilities").filter(|own| own.is_object());
             process["capabilities"] = own.cloned().unwrap_or_else(|| serde_json::json!({}));
         }
@@ -148,7 +168,7 @@ fn process(call: &Call, spec: &Value) -> Result<Value, String> {
     if !call.line.process_can_be_replaced() {
         return Err("behind an option that is not known it cannot be told where its words begin".to_owned());
     }
-    let name = call.real.name();
-    let flavour = Flavour::of(&name).ok_or_else(|| format!("what the words of an exec mean to {name} is not known"))?;
+    let unknown = || format!("what the words of an exec mean to {} is not known", call.real.name());
+    let flavour = flavour.ok_or_else(unknown)?;
     exec_words::process(flavour, spec, options, &call.line.exec_arguments)
 }

@@ -17,9 +17,15 @@ use crate::model::policy::ground::Standing;
 use crate::oci::launcher_calls;
 use crate::oci::launcher_edit;
 use crate::oci::launcher_listener;
+use crate::oci::seccomp_closed;
+use crate::oci::seccomp_closed::UnknownCalls;
+use crate::oci::seccomp_merge;
+use crate::oci::seccomp_merge::Listener;
+use crate::oci::seccomp_merge::Merge;
 use crate::oci::seccomp_profile::Profile;
 use crate::oci::seccomp_program;
 use crate::oci::seccomp_program::Installer;
+use crate::oci::spec_edit;
 use crate::runtime_shim::Call;
 use crate::runtime_shim::signals;
 use crate::runtime_shim::signals::Cannot;
@@ -75,18 +81,41 @@ pub fn of_exec(call: &Call, spec: &Value, standing: &Standing) -> Option<Listeni
     Some(Listening { line, filter: filter(spec).ok()? })
 }
 
+/// The filter of a process that has no other: that of a workload without a seccomp profile.
+///
+/// # Errors
+/// One line.
+pub fn filter_alone(call: &Call, unknown_calls: UnknownCalls) -> Result<OwnedFd, String> {
+    let path = call.config.listener_socket();
+    let listener = Listener { path: &path.to_string_lossy(), metadata: launcher_listener::METADATA };
+    let merge = match unknown_calls {
+        UnknownCalls::Refused => seccomp_closed::merge,
+        UnknownCalls::AsProfile => seccomp_merge::merge,
+    };
+    match merge(None, listener).map_err(|error| error.to_string())? {
+        Merge::Merged(merged) => {
+            let profile = Profile::parse(&merged.section).map_err(|error| error.to_string())?;
+            compiled(&profile, Installer::LauncherAlone)
+        }
+        other => Err(format!("no filter comes of no profile: {other:?}")),
+    }
+}
+
 /// The filter that the launcher stacks on that of the edited `spec`.
 ///
 /// # Errors
 /// One line.
 pub fn filter(spec: &Value) -> Result<OwnedFd, String> {
-    let section = spec.pointer("/linux/seccomp").unwrap_or(&Value::Null);
-    let profile = Profile::parse(section).map_err(|error| error.to_string())?;
+    let profile = Profile::parse(&spec_edit::seccomp_as_specified(spec)).map_err(|error| error.to_string())?;
+    compiled(&launcher_listener::notifying(&profile), Installer::Launcher)
+}
+
+/// A profile's instructions in sealed memory.
+fn compiled(profile: &Profile, installer: Installer) -> Result<OwnedFd, String> {
     let failed = |error: &dyn std::fmt::Display| format!("the launcher's filter cannot be made: {error}");
     let memory = rustix::fs::memfd_create("acctguard-filter", MemfdFlags::CLOEXEC).map_err(|errno| failed(&errno))?;
     let mut memory = File::from(memory);
-    seccomp_program::write(&launcher_listener::notifying(&profile), Installer::Launcher, &memory)
-        .map_err(|error| failed(&chain(&error)))?;
+    seccomp_program::write(profile, installer, &memory).map_err(|error| failed(&chain(&error)))?;
     let mut program = Vec::new();
     memory.rewind().and_then(|()| memory.read_to_end(&mut program)).map_err(|error| failed(&error))?;
     sealed_memory::make("acctguard-filter", &program, Purpose::Text).map_err(|error| failed(&chain(&error)))

@@ -1,7 +1,7 @@
 //! `acctguard-runtime`: stands in the place of runc or crun, edits what is created, records what enters, and becomes the real
 //! runtime by execve(2), so that pid, descriptors, working directory, signals and exit code are the real runtime's.
 //!
-//! create and run: `create`. exec: `exec`. On which ground a process is put: `standing`, `program_search`; what the real
+//! create and run: `create`. exec: `exec`, under youki `exec_by_launcher`. On which ground a process is put: `standing`, `program_search`; what the real
 //! runtime is handed: `handover`. Whether signals leave calls alone: `signals`. restore is refused where policy enforces. Every other command is passed on at
 //! once. Which program the real runtime is: `real_runtime`. How engines are told of errors: `engine_log`.
 //! Invariant: the shim never waits for anything without a bound, and changes of a line that it passes on nothing but
@@ -34,6 +34,7 @@ use crate::runtime_shim::real_runtime::RealRuntimeError;
 mod create;
 mod engine_log;
 mod exec;
+mod exec_by_launcher;
 mod exec_process;
 mod handover;
 mod listening;
@@ -95,6 +96,8 @@ enum ShimError {
         "container {id} is not restored: policy {policy:?} enforces, and a restored process has no seccomp listener; create the container anew, or give it a policy in mode audit"
     )]
     RestoreInEnforce { id: String, policy: String },
+    #[error("exec into container {id} is refused: {reason}; policy refuses what is not protected (onUnprotected)")]
+    ExecUnseen { id: String, reason: String },
     #[error("exec into container {id} is refused: its calls are intercepted and would fail without the daemon")]
     ExecWithoutDaemon {
         id: String,
@@ -112,6 +115,10 @@ enum UnprotectedCause {
     Conflict(#[from] Conflict),
     #[error("intercepted in part only: {0}; simplify the container's seccomp profile")]
     Gaps(String),
+    #[error(
+        "how youki {major}.{minor}.{patch} reads a seccomp profile is not known, 0.7 does not follow the specification; use runc, crun or youki 0.7"
+    )]
+    Youki { major: u32, minor: u32, patch: u32 },
     #[error("{0}, and the policy says landlock: required")]
     NotSealed(String),
 }

@@ -1,4 +1,5 @@
-//! What a signal does to a call that is being answered: whether the real runtime can have it wait, as said by itself.
+//! What a signal does to a call that is being answered: whether the real runtime can have it wait, as said by itself. And whether it
+//! is youki, whatever its file is called.
 //!
 //! It is asked once and the answer is kept in `run_dir` for the program that was asked, because every creation wants it. Invariant: a
 //! creation waits no longer than [`PATIENCE`] for it, and whatever goes wrong here means that calls do not wait killable.
@@ -24,6 +25,7 @@ use serde::Deserialize;
 use serde::Serialize;
 
 use crate::kernel::features;
+use crate::oci::exec_words::Flavour;
 use crate::oci::runtime_features;
 use crate::runtime_shim::Call;
 
@@ -47,6 +49,16 @@ struct Answer {
     /// Version of its libseccomp, where it told.
     #[serde(default)]
     libseccomp: Option<[u32; 3]>,
+    /// Its version where it says that it is youki.
+    #[serde(default)]
+    youki: Option<[u32; 3]>,
+}
+
+/// What a runtime says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Said {
+    killable: Result<(), Cannot>,
+    youki: Option<[u32; 3]>,
 }
 
 /// What a runtime that cannot have calls wait killable said.
@@ -65,8 +77,8 @@ impl From<String> for Cannot {
 }
 
 impl Answer {
-    fn of(program: &Metadata, cannot: Option<Cannot>) -> Self {
-        let (reason, libseccomp) = cannot.map(|cannot| (cannot.reason, cannot.libseccomp)).unzip();
+    fn of(program: &Metadata, said: Said) -> Self {
+        let (reason, libseccomp) = said.killable.err().map(|cannot| (cannot.reason, cannot.libseccomp)).unzip();
 
         Self {
             device: program.dev(),
@@ -76,11 +88,13 @@ impl Answer {
             changed: (program.ctime(), program.ctime_nsec()),
             reason,
             libseccomp: libseccomp.flatten(),
+            youki: said.youki,
         }
     }
 
-    fn cannot(&self) -> Option<Cannot> {
-        self.reason.clone().map(|reason| Cannot { reason, libseccomp: self.libseccomp })
+    fn said(&self) -> Said {
+        let cannot = self.reason.clone().map(|reason| Cannot { reason, libseccomp: self.libseccomp });
+        Said { killable: cannot.map_or(Ok(()), Err), youki: self.youki }
     }
 }
 
@@ -92,25 +106,54 @@ pub fn wait_killable(call: &Call) -> Result<(), Cannot> {
     if !features::can_wait_killable() {
         return Err("the kernel cannot: it needs Linux 5.19".to_owned().into());
     }
+    asked(call)?.killable
+}
+
+/// The version of the real runtime of `call` where that is youki, by its own word or its file's name; zeros where it is not told.
+pub fn youki(call: &Call) -> Option<[u32; 3]> {
+    let by_name = || (Flavour::of(&call.real.name()) == Some(Flavour::Youki)).then_some([0; 3]);
+    asked(call).ok().and_then(|said| said.youki).or_else(by_name)
+}
+
+/// What the real runtime of `call` says of itself, now or lately.
+fn asked(call: &Call) -> Result<Said, String> {
     let path = call.real.path();
     let program = fs::metadata(path).map_err(|error| format!("the runtime cannot be looked at: {error}"))?;
     let file = kept_in(call, &program);
     if let Some(known) = kept(&file, &program) {
-        return known.cannot().map_or(Ok(()), Err);
+        return Ok(known.said());
     }
-    let outcome = ask(path);
-    keep(&file, &Answer::of(&program, outcome.clone().err()));
-    outcome
+    let said = ask(path);
+    keep(&file, &Answer::of(&program, said.clone()));
+    Ok(said)
 }
 
 /// Asks the runtime itself.
-fn ask(path: &Path) -> Result<(), Cannot> {
-    let failed = |error: String| format!("the runtime does not tell its features: {error}");
-    let features = output(path, "features").map_err(failed)?;
-    let Err(reason) = runtime_features::waits_killable(&features) else { return Ok(()) };
-    let version = output(path, "--version").map_err(failed)?;
-    let libseccomp = runtime_features::libseccomp_version(&features);
-    runtime_features::version_waits_killable(&version).map_err(|_| Cannot { reason, libseccomp })
+fn ask(path: &Path) -> Said {
+    let silent = |error: String| Said {
+        killable: Err(format!("the runtime does not tell its features: {error}").into()),
+        youki: None,
+    };
+    let features = match output(path, "features") {
+        Ok(features) => features,
+        Err(error) => return silent(error),
+    };
+    let killable = runtime_features::waits_killable(&features);
+    // runc and crun say in them who they are
+    if killable.is_ok() && runtime_features::has_annotations(&features) {
+        return Said { killable: Ok(()), youki: None };
+    }
+    let version = match output(path, "--version") {
+        Ok(version) => version,
+        Err(error) => return silent(error),
+    };
+    let youki = runtime_features::youki_version(&version);
+    let killable = killable.or_else(|reason| {
+        let libseccomp = runtime_features::libseccomp_version(&features)
+            .or_else(|| runtime_features::libseccomp_version_of_youki(&version));
+        runtime_features::version_waits_killable(&version).map_err(|_| Cannot { reason, libseccomp })
+    });
+    Said { killable, youki }
 }
 
 /// What the runtime prints for `argument`, within [`PATIENCE`].
@@ -155,7 +198,7 @@ fn kept_in(call: &Call, program: &Metadata) -> PathBuf {
 fn kept(file: &Path, program: &Metadata) -> Option<Answer> {
     let age = SystemTime::now().duration_since(fs::metadata(file).ok()?.modified().ok()?).ok()?;
     let known: Answer = serde_json::from_slice(&fs::read(file).ok()?).ok()?;
-    (age < KEPT && known == Answer::of(program, known.cannot())).then_some(known)
+    (age < KEPT && known == Answer::of(program, known.said())).then_some(known)
 }
 
 /// Keeps an answer; where that fails the runtime is asked again next time.
@@ -195,7 +238,7 @@ mod tests {
             ("sleep 60 & exit 1", Err("did not answer within")),
         ] {
             let begun = std::time::Instant::now();
-            let found = ask(&runtime(folder.path(), script));
+            let found = ask(&runtime(folder.path(), script)).killable;
             assert!(begun.elapsed() < Duration::from_secs(10), "{script}");
             match (&found, expected) {
                 (Ok(()), Ok(())) => {}
@@ -203,7 +246,17 @@ mod tests {
                 _ => panic!("{script}: {found:?}"),
             }
         }
-        assert!(ask(Path::new("/no/such/runtime")).is_err());
+        assert!(ask(Path::new("/no/such/runtime")).killable.is_err());
+        for (script, youki) in [
+            (r"[ $1 = --version ] && printf 'youki version: 0.7.1\nlibseccomp: 2.5.4\n' || echo '{}'", Some([0, 7, 1])),
+            ("[ $1 = --version ] && echo runc version 1.1.5 || echo '{}'", None),
+            (SUPPORTED, None),
+        ] {
+            let said = ask(&runtime(folder.path(), script));
+            assert_eq!(said.youki, youki, "{script}");
+            let told = said.killable.err().and_then(|cannot| cannot.libseccomp);
+            assert_eq!(told, youki.map(|_| [2, 5, 4]), "{script}");
+        }
     }
 
     #[test]
@@ -215,8 +268,9 @@ mod tests {
         assert_eq!(kept(&file, &program), None);
         let cannot = Cannot { reason: "why".to_owned(), libseccomp: Some([2, 5, 4]) };
         for cannot in [None, Some(cannot)] {
-            keep(&file, &Answer::of(&program, cannot.clone()));
-            assert_eq!(kept(&file, &program).expect("kept").cannot(), cannot);
+            let said = Said { youki: cannot.as_ref().map(|_| [0, 7, 0]), killable: cannot.map_or(Ok(()), Err) };
+            keep(&file, &Answer::of(&program, said.clone()));
+            assert_eq!(kept(&file, &program).expect("kept").said(), said);
         }
         let old = SystemTime::now().checked_sub(KEPT).expect("time");
         fs::File::options().write(true).open(&file).expect("open").set_modified(old).expect("set time");
@@ -224,6 +278,6 @@ mod tests {
         keep(&file, &Answer::of(&program, None));
         let exchanged = fs::metadata(runtime(folder.path(), "exit 1 # another")).expect("metadata");
         assert_eq!(kept(&file, &exchanged), None, "another program");
-        keep(Path::new("/no/such/folder/file"), &Answer::of(&program, None));
+        keep(Path::new("/no/such/folder/file"), &Answer::of(&program, Said { killable: Ok(()), youki: None }));
     }
 }

@@ -119,12 +119,7 @@ impl Hands {
         }
         if asked.contains(OFlags::NOFOLLOW) {
             // for the same reason, where the directory may be searched: a path to it most often says so
-            match rustix::fs::openat(
-                object,
-                c".",
-                without_making(asked) | OFlags::CLOEXEC,
-                Mode::empty(),
-            ) {
+            match rustix::fs::openat(object, c".", without_making(asked) | OFlags::CLOEXEC, Mode::empty()) {
                 Err(Errno::ACCESS | Errno::NOTDIR) => {}
                 opened => return opened.map(Done::Descriptor),
             }
