@@ -1,4 +1,4 @@
-//! runc and crun by hand, the shim in front of them.
+//! runc, crun and youki by hand, the shim in front of them.
 
 use std::process::Command;
 
@@ -34,6 +34,9 @@ fn examine(runtime: Runtime) -> Vec<Report> {
     let engine = Direct { place: &place };
     let mut report = Report::new(engine.name(), &engine.version(), engine.way());
     crate::examination::examine(&place, &engine, &mut report);
+    if runtime == Runtime::Youki {
+        crate::youki::traps(&place, &mut report);
+    }
     crate::leave(&place, &mut report);
     vec![report]
 }
@@ -72,12 +75,29 @@ impl Direct<'_> {
             results.push(("features", says(&["features"], "seccomp")));
             results.push(("events --stats", says(&["events", "--stats", id], "\"pids\"")));
         }
+        if self.place.node.runtime == Runtime::Youki {
+            let words: [&[&str]; 4] = [&["features"], &["events", "--stats", id], &["ps", id], &["list"]];
+            results.extend(words.map(|words| ("what it prints is youki's own", self.alike(words))));
+        }
         let refused = finish(&mut self.shim(&["checkpoint", "--image-path", &format!("{folder}/image"), id]));
         let refused = if refused.code() == 0 { Err("it was made".to_owned()) } else { state("running") };
         results.push(("checkpoint refused, container runs on", refused));
         results.push(("kill", says(&["kill", id, "KILL"], "").and_then(|()| self.wait_until_stopped(id))));
         results.push(("delete", says(&["delete", id], "")));
         results
+    }
+
+    /// Whether it ends and prints as without acctguard, but for numbers, which go on, and the order of lines, which youki leaves to chance.
+    fn alike(&self, arguments: &[&str]) -> Result<(), String> {
+        let (alone, with) = (finish(self.place.node.bare().args(arguments)), finish(&mut self.shim(arguments)));
+        let words = |done: &Done| {
+            let text = done.stdout.replace(|character: char| character.is_ascii_digit() || character == ',', "");
+            let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+            lines.sort();
+            lines
+        };
+        let same = alone.code() == with.code() && words(&alone) == words(&with);
+        if same { Ok(()) } else { Err(format!("{arguments:?}: alone it {}; now it {}", said(&alone), said(&with))) }
     }
 
     fn wait_until_stopped(&self, id: &str) -> Result<(), String> {

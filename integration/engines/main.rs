@@ -25,6 +25,7 @@ mod podman;
 mod podman_traps;
 mod report;
 mod together;
+mod youki;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::process::ExitCode;
@@ -39,7 +40,7 @@ use crate::report::{Column, Report};
 type Examine = fn() -> Vec<Report>;
 
 /// The engines, and how each is examined: in places of their own, several at one time.
-const ENGINES: [(&str, Examine); 16] = [
+const ENGINES: [(&str, Examine); 18] = [
     ("together", together::examine),
     ("docker", docker::by_default),
     ("docker", docker::by_option),
@@ -57,6 +58,7 @@ const ENGINES: [(&str, Examine); 16] = [
     ("direct", direct::runc),
     ("direct", direct::crun),
     ("youki", direct::youki),
+    ("youki", podman::on_youki),
 ];
 /// So many at one time: they wait more than they work.
 const AT_ONE_TIME: usize = 4;

@@ -46,6 +46,11 @@ pub fn on_runc() -> Vec<Report> {
     examine(Runtime::Runc, Way::Option)
 }
 
+/// The same on youki.
+pub fn on_youki() -> Vec<Report> {
+    examine(Runtime::Youki, Way::Option)
+}
+
 /// By a drop-in to containers.conf.
 pub fn by_configuration() -> Vec<Report> {
     examine(Runtime::Crun, Way::Configuration)

@@ -8,8 +8,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use tempfile::TempDir;
 
-use super::built::target_folder;
-pub use super::built::{launcher, program, repository};
+pub use super::built::{launcher, program, repository, target_folder};
 
 /// A folder on a tmpfs in a mount namespace of this thread's own.
 pub struct Scratch {

@@ -53,7 +53,7 @@ mod tests {
             let mut specified = section(value, value_two);
             to_specification(&mut specified);
             let (mask_said, left) = mask(&specified);
-            prop_assert_eq!(argument & value_two == value & value_two, Condition::masked(2, mask_said, left).matches(argument));
+            prop_assert_eq!(argument & value_two == value & value_two, Condition::masked(2, mask_said, left).holds(&[argument; 6]));
             let mut back = specified.clone();
             from_specification(&mut back);
             prop_assert_eq!(mask(&back), (value & value_two, value_two));

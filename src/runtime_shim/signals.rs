@@ -275,7 +275,7 @@ mod tests {
         let old = SystemTime::now().checked_sub(KEPT).expect("time");
         fs::File::options().write(true).open(&file).expect("open").set_modified(old).expect("set time");
         assert_eq!(kept(&file, &program), None, "asked again after a while");
-        keep(&file, &Answer::of(&program, None));
+        keep(&file, &Answer::of(&program, Said { killable: Ok(()), youki: None }));
         let exchanged = fs::metadata(runtime(folder.path(), "exit 1 # another")).expect("metadata");
         assert_eq!(kept(&file, &exchanged), None, "another program");
         keep(Path::new("/no/such/folder/file"), &Answer::of(&program, Said { killable: Ok(()), youki: None }));

@@ -7,7 +7,7 @@ use acctguard::model::policy::Ground;
 use acctguard::oci::launcher_edit::{self, Launcher, Listening};
 use acctguard::oci::seccomp_closed::UnknownCalls;
 use acctguard::oci::seccomp_merge::Listener;
-use acctguard::oci::spec_edit::{self, Edit, Interception, Placement, Signals};
+use acctguard::oci::spec_edit::{self, Edit, Interception, Placement, Reader, Signals};
 use serde_json::Value;
 
 const LISTENER: Listener<'static> = Listener { path: "/run/acctguard/listener.sock", metadata: "acctguard/1" };
@@ -42,6 +42,7 @@ pub fn check(data: &[u8]) {
         unknown_calls: if asked & 16 != 0 { UnknownCalls::Refused } else { UnknownCalls::AsProfile },
         signals,
         placement: (asked & 4 != 0).then_some(placement),
+        reader: if asked.count_ones() % 2 == 0 { Reader::AsSpecified } else { Reader::Youki },
     };
     let Ok(edited) = spec_edit::edit(&spec, &edit) else { return };
     let written = serde_json::to_vec(&edited.spec).expect("a document has a JSON form");

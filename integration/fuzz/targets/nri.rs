@@ -7,7 +7,7 @@ use acctguard::nri::seccomp;
 use acctguard::nri::wire::{Inbox, encode};
 use acctguard::oci::seccomp_closed::UnknownCalls;
 use acctguard::oci::seccomp_merge::Listener;
-use acctguard::oci::spec_edit::{Edit, Interception, Signals};
+use acctguard::oci::spec_edit::{Edit, Interception, Reader, Signals};
 use prost::Message as _;
 
 /// A connection: whole messages survive being sent, and an error is one line.
@@ -51,6 +51,7 @@ fn container(request: &CreateContainerRequest) {
             unknown_calls: UnknownCalls::AsProfile,
             signals: Signals::Cancel { reason: "unknown" },
             placement: None,
+            reader: Reader::AsSpecified,
         };
         let Ok(adjustment) = creation.adjustment(&edit) else { continue };
         let hooks = adjustment.hooks.expect("always");

@@ -26,6 +26,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const MAX_ANSWER_BYTES: u64 = 1024 * 1024;
 /// Runtimes that are looked for where the configuration names none, and the first version that hands over a listener.
 const KNOWN: [(&str, [u32; 2]); 2] = [("runc", [1, 1]), ("crun", [0, 20])];
+/// The release of youki that acctguard-runtime knows.
+const KNOWN_YOUKI: [u32; 2] = [0, 7];
 /// What is ours and not a real runtime.
 const SHIM: &str = "acctguard-runtime";
 
@@ -176,6 +178,9 @@ fn check(runtime: &Runtime) -> Check {
         let remedy = format!("install {} {major}.{minor} or later", version.name);
         return Check::missing(&what, format!("{told} cannot hand over a seccomp listener"), remedy);
     }
+    if version.name == "youki" {
+        return youki(&what, &told, version.numbers);
+    }
     match (&runtime.features, minimum) {
         (Some(features), _) if !lists(features, "/linux/seccomp/actions", "SCMP_ACT_NOTIFY") => {
             let remedy = "install one that is built with libseccomp 2.5 or later";
@@ -186,13 +191,24 @@ fn check(runtime: &Runtime) -> Check {
             &what,
             format!("{told}, hands over seccomp listeners (by its version; it has no features command)"),
         ),
-        // youki 0.7 reads the bundle again at an exec, past what the shim made of it
         (_, None) => {
             let detail =
                 format!("{told} is neither runc nor crun: exec sessions may be neither told nor refused under it");
             Check::note(&what, detail, "use runc or crun")
         }
     }
+}
+
+/// youki tells no seccomp features; what matters is whether its ways are known to acctguard-runtime.
+fn youki(what: &str, told: &str, numbers: [u32; 2]) -> Check {
+    if numbers == KNOWN_YOUKI {
+        let detail = format!(
+            "{told} gives exec sessions no seccomp filter: those that acctguard-runtime starts are intercepted, others are not"
+        );
+        return Check::note(what, detail, "use runc or crun where an exec may go past acctguard-runtime");
+    }
+    let detail = format!("how {told} reads a seccomp profile is not known, so nothing is intercepted under it");
+    Check::missing(what, detail, "use youki 0.7, runc or crun")
 }
 
 fn lists(features: &Value, pointer: &str, word: &str) -> bool {
@@ -223,8 +239,10 @@ mod tests {
             ("runc version 10.0.0-rc1", None, Standing::Fine),
             ("crun version 1.8.1\n", None, Standing::Fine),
             ("crun version 0.19", None, Standing::Missing),
-            ("youki version: 0.3", None, Standing::Note),
-            ("youki version 0.3.1", Some(notify), Standing::Note),
+            ("youki version: 0.3", None, Standing::Missing),
+            ("youki version: 0.8.1", Some(notify.clone()), Standing::Missing),
+            ("youki version: 0.7.0\ncommit: x", Some(json!({"linux": {}})), Standing::Note),
+            ("kata version 3.1", Some(notify), Standing::Note),
             ("hello", None, Standing::Missing),
             ("", None, Standing::Missing),
         ] {
