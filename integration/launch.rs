@@ -172,6 +172,13 @@ fn exit_codes_and_messages() {
         (&["--seal", "relative"], &["true"], 64, "not absolute"),
         (&["--give-back", "CAP_NONSENSE"], &["true"], 64, "no capability"),
         (&[], &["sh", "-c", "exit 7"], 7, ""),
+        (&["--no-seal", "--line=77", "--filter=78", "--container=c"], &["true"], 0, ""),
+        (
+            &["--no-seal", "--line=77", "--filter=78", "--container=c", "--must-listen"],
+            &["true"],
+            125,
+            "no other listener",
+        ),
     ] {
         let output = etc.launch(options, program);
         let message = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -321,6 +328,7 @@ fn everything(words: &[String]) -> [Option<String>; 2] {
                 read.give_back,
                 read.line,
                 read.filter,
+                read.must_listen,
                 read.container,
                 read.exec,
                 read.own_descriptor,
@@ -341,6 +349,7 @@ fn everything(words: &[String]) -> [Option<String>; 2] {
                 loans,
                 read.line,
                 read.filter,
+                read.must_listen,
                 read.container,
                 read.exec,
                 read.own_descriptor,
@@ -354,9 +363,9 @@ fn everything(words: &[String]) -> [Option<String>; 2] {
 #[test]
 fn what_the_shim_writes_is_read() {
     let databases = DatabasePath::BUILT_IN.map(|path| DatabasePath::new(path).expect("a path"));
-    let listening = Listening { line: 4, filter: 5, container: "c1", exec: Some("e") };
+    let listening = Listening { line: 4, filter: 5, must: true, container: "c1", exec: Some("e") };
     for databases in [Some(&databases[..]), None] {
-        for listening in [Some(listening), Some(Listening { exec: None, ..listening }), None] {
+        for listening in [Some(listening), Some(Listening { exec: None, must: false, ..listening }), None] {
             for lend in [true, false] {
                 let mut process = json!({"args": ["sh", "-c", "--", "--line=9"], "user": {"uid": 7}});
                 let launcher = Launcher { descriptor: 3, databases, lend, listening };
@@ -387,6 +396,7 @@ fn word() -> impl Strategy<Value = &'static str> {
         "/etc/group",
         "--no-seal",
         "--no-seal=",
+        "--must-listen",
         "--give-back=CAP_KILL",
         "--give-back=kill=bounding,ambient",
         "--give-back",

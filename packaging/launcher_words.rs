@@ -32,6 +32,9 @@ pub struct Words {
     /// Descriptor of the filter for that, a sealed memfd.
     #[arg(long, value_name = "NUMBER")]
     pub filter: Option<i32>,
+    /// Start nothing without that listener.
+    #[arg(long, requires = "line")]
+    pub must_listen: bool,
     /// Id of this container.
     #[arg(long, value_name = "ID")]
     pub container: Option<String>,

@@ -41,6 +41,8 @@ pub struct CommandLine {
     pub line: Option<i32>,
     /// Descriptor of the filter for that.
     pub filter: Option<i32>,
+    /// There is no other listener: nothing may be started without this one.
+    pub must_listen: bool,
     /// Id of this container.
     pub container: Option<String>,
     /// Id of the recorded event of this exec session.
@@ -81,6 +83,7 @@ pub fn read(words: &[&CStr]) -> Result<Request, UsageError> {
             }
             "--" => break,
             launcher_words::NO_SEAL if !read.no_seal => read.no_seal = true,
+            launcher_words::MUST_LISTEN if !read.must_listen => read.must_listen = true,
             _ => {
                 // the name ends with its `=`
                 let (name, value) = match word.find('=').and_then(|equals| word.split_at_checked(equals + 1)) {
@@ -131,8 +134,8 @@ impl CommandLine {
             "--line needs --filter and --container"
         } else if self.no_seal && !self.seal.is_empty() {
             "--no-seal and --seal exclude one another"
-        } else if self.no_seal && self.line.is_none() {
-            "--no-seal needs --line"
+        } else if (self.no_seal || self.must_listen) && self.line.is_none() {
+            "--no-seal and --must-listen need --line"
         } else {
             return Ok(Request::Launch(self));
         };
@@ -143,7 +146,13 @@ impl CommandLine {
     #[must_use]
     pub fn means(&self) -> Option<Means> {
         let (line, filter) = (self.line?, self.filter?);
-        Some(Means { line, filter, container: self.container.clone()?, exec: self.exec.clone() })
+        Some(Means {
+            line,
+            filter,
+            must: self.must_listen,
+            container: self.container.clone()?,
+            exec: self.exec.clone(),
+        })
     }
 }
 
@@ -179,7 +188,7 @@ mod tests {
             (&[c"l", c"--line=x", c"--", c"sh"], "--line: \"x\": invalid digit"),
             (&[c"l", c"--exec=a", c"--exec", c"b", c"--", c"sh"], "--exec: was given before"),
             (&[c"l", c"--line=4", c"--", c"sh"], "--line needs"),
-            (&[c"l", c"--no-seal", c"--", c"sh"], "--no-seal needs --line"),
+            (&[c"l", c"--no-seal", c"--", c"sh"], "need --line"),
             (&[c"l", c"--no-seal", c"--no-seal", c"--", c"sh"], "\"--no-seal\" is no option, or"),
             (&[c"l", c"--s\xff", c"--", c"sh"], "not UTF-8"),
         ] {

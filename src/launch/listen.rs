@@ -57,13 +57,15 @@ pub struct Means {
     pub line: RawFd,
     /// Descriptor of the filter's instructions.
     pub filter: RawFd,
+    /// Whether nothing may be started without it.
+    pub must: bool,
     /// The container's id.
     pub container: String,
     /// Id of the recorded event of the exec session that this is.
     pub exec: Option<String>,
 }
 
-/// The runtime's listener was given up and the launcher's is not in its place: nothing may be started.
+/// There is no listener, neither the runtime's nor the launcher's: nothing may be started.
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
     /// It could not be made.
@@ -72,6 +74,9 @@ pub enum ListenError {
     /// Nobody took it.
     #[error("cannot hand the seccomp listener to acctguard-daemon; see whether it runs: {}", Reason(*_0))]
     Send(Errno),
+    /// The runtime makes none.
+    #[error("{0}, and no other listener is there; see whether acctguard-daemon runs")]
+    Must(String),
 }
 
 /// Replaces the runtime's listener, or says on the line why that stays.
@@ -81,7 +86,9 @@ pub enum ListenError {
 pub fn listen(means: &Means) -> Result<(), ListenError> {
     let (line, filter) = (process::take(means.line), process::take(means.filter));
     // a shim of another version hands over other things: the runtime's listener does
-    let Some(line) = line else { return Ok(()) };
+    let Some(line) = line else {
+        return stays("the shim handed no line to the launcher".to_owned(), means.must);
+    };
     match replace(&line, filter) {
         Ok(listener) => {
             let message = launcher_words::of_launcher(&means.container, means.exec.as_deref());
@@ -90,10 +97,15 @@ pub fn listen(means: &Means) -> Result<(), ListenError> {
         Err(Stays::Because(reason)) => {
             // a daemon that is gone has nothing to record
             let _ = send(&line, launcher_words::declined(&means.container, &reason).as_bytes(), &[]);
-            Ok(())
+            stays(reason, means.must)
         }
         Err(Stays::Gone(errno)) => Err(ListenError::Install(errno)),
     }
+}
+
+/// What becomes of a launcher that makes no listener.
+fn stays(reason: String, must: bool) -> Result<(), ListenError> {
+    if must { Err(ListenError::Must(reason)) } else { Ok(()) }
 }
 
 /// Why there is no listener of the launcher's.

@@ -17,6 +17,7 @@ use crate::oci::launcher_words::EXEC;
 use crate::oci::launcher_words::FILTER;
 use crate::oci::launcher_words::GIVE_BACK;
 use crate::oci::launcher_words::LINE;
+use crate::oci::launcher_words::MUST_LISTEN;
 use crate::oci::launcher_words::NO_SEAL;
 use crate::oci::launcher_words::OWN_DESCRIPTOR;
 use crate::oci::launcher_words::SEAL;
@@ -47,6 +48,8 @@ pub struct Listening<'a> {
     pub line: i32,
     /// Descriptor of the filter's instructions.
     pub filter: i32,
+    /// Whether nothing is to start without it: the runtime makes none.
+    pub must: bool,
     /// The container's id.
     pub container: &'a str,
     /// Id of the recorded `container.exec` event, for the process of an exec session.
@@ -87,9 +90,10 @@ pub fn put_in(process: &mut Value, launcher: &Launcher<'_>) -> bool {
         Some(databases) => words.extend(databases.iter().map(|database| format!("{SEAL}{database}"))),
         None => words.push(NO_SEAL.to_owned()),
     }
-    if let Some(Listening { line, filter, container, exec }) = launcher.listening {
+    if let Some(Listening { line, filter, must, container, exec }) = launcher.listening {
         words.extend([format!("{LINE}{line}"), format!("{FILTER}{filter}"), format!("{CONTAINER}{container}")]);
         words.extend(exec.map(|event| format!("{EXEC}{event}")));
+        words.extend(must.then(|| MUST_LISTEN.to_owned()));
     }
     if launcher.lend {
         words.extend(lend(process));

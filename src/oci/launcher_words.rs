@@ -10,7 +10,7 @@ use serde_json::json;
 
 /// Stands in every launcher that understands the options below; to be changed with them. While a package is being replaced the launcher
 /// beside a shim may be another version's, and one that does not understand its options would start nothing.
-pub const OPTIONS: &str = "options of acctguard-launch, version 2";
+pub const OPTIONS: &str = "options of acctguard-launch, version 3";
 
 /// The options, each with what its value follows.
 pub const OWN_DESCRIPTOR: &str = "--own-descriptor=";
@@ -24,6 +24,8 @@ pub const GIVE_BACK: &str = "--give-back=";
 pub const LINE: &str = "--line=";
 /// Descriptor of the filter's instructions.
 pub const FILTER: &str = "--filter=";
+/// Beside [`LINE`]: there is no other listener, so that nothing may be started without this one.
+pub const MUST_LISTEN: &str = "--must-listen";
 /// The container's id.
 pub const CONTAINER: &str = "--container=";
 /// Id of the recorded `container.exec` event, for the process of an exec session.

@@ -32,6 +32,7 @@ use crate::oci::hook_state::State;
 use crate::oci::identity;
 use crate::oci::launcher_edit;
 use crate::oci::launcher_edit::Launcher;
+use crate::oci::launcher_edit::Listening as Listens;
 use crate::oci::launcher_words::GIVE_BACK;
 use crate::oci::seccomp_closed::UnknownCalls;
 use crate::oci::spec_edit;
@@ -107,7 +108,7 @@ impl Subject<'_> {
             descriptor: seat.number(),
             databases: sealed.then_some(self.applied.databases.as_slice()),
             lend,
-            listening: Some(seat.listening(self.id.as_str(), Some(self.event))),
+            listening: Some(Listens { must: self.refuses(), ..seat.listening(self.id.as_str(), Some(self.event)) }),
         };
         if !launcher_edit::put_in(&mut process, &launcher) {
             return Err("its process has no arguments".to_owned());

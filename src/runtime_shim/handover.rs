@@ -226,7 +226,7 @@ impl Seat {
     #[must_use]
     pub fn listening<'a>(&self, container: &'a str, exec: Option<&'a str>) -> Listens<'a> {
         let number = self.number();
-        Listens { line: number.saturating_add(1), filter: number.saturating_add(2), container, exec }
+        Listens { line: number.saturating_add(1), filter: number.saturating_add(2), must: false, container, exec }
     }
 }
 

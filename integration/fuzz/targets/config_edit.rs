@@ -22,7 +22,7 @@ pub fn check(data: &[u8]) {
         64 => Signals::WaitByLauncher,
         _ => Signals::Wait,
     };
-    let listening = Listening { line: 8, filter: 9, container: "c1", exec: None };
+    let listening = Listening { line: 8, filter: 9, must: false, container: "c1", exec: None };
     let launcher = Launcher {
         descriptor: 7,
         databases: (asked & 128 == 0).then_some(&databases[..]),
