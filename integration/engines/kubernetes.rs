@@ -294,7 +294,9 @@ impl Engine for Kubernetes<'_> {
 
     fn operations(&self) -> Vec<(&'static str, Result<(), String>)> {
         let name = "guarded-operations";
-        let script = "echo on start; while [ ! -e /tmp/end ]; do echo tick; /bin/busybox sleep 0.1; done; exit 7";
+        // it outlives the exec by which it is told
+        let script = "echo on start; while [ ! -e /tmp/end ]; do echo tick; /bin/busybox sleep 0.1; done; \
+            /bin/busybox sleep 2; exit 7";
         let id = match self.create(name, &["/bin/sh", "-c", script]) {
             Ok(id) => id,
             Err(reason) => return vec![("create", Err(reason))],
