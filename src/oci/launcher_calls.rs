@@ -4,6 +4,7 @@
 
 use serde_json::Value;
 
+use crate::oci::seccomp_profile::Action;
 use crate::oci::seccomp_profile::Profile;
 
 /// musl's start, memory, and becoming the program that was asked for, which is looked for before.
@@ -44,8 +45,8 @@ pub const TO_LISTEN: &[&str] = &[
 /// To give back what is lent.
 pub const TO_GIVE_BACK: &[&str] = &["prctl", "capget", "capset"];
 
-/// The first of the launcher's calls that the seccomp profile of the workload's own `spec` does not let through, where it is to seal,
-/// and to give back what it was `lent`.
+/// The first of the launcher's calls that the seccomp profile of the workload's `spec` does not let through, where it is to seal, and to
+/// give back what it was `lent`. What is handed to a listener, acctguard's in an edited document, comes through.
 #[must_use]
 pub fn refused_to_seal(spec: &Value, lent: bool) -> Option<&'static str> {
     refused(spec, &[TO_SEAL, TO_START, if lent { TO_GIVE_BACK } else { &[] }])
@@ -61,11 +62,17 @@ fn refused(spec: &Value, calls: &[&[&'static str]]) -> Option<&'static str> {
     let section = spec.pointer("/linux/seccomp").filter(|section| section.is_object())?;
     // what cannot be read is refused elsewhere, by the edit of the section
     let profile = Profile::parse(section).ok()?;
-    calls.iter().copied().flatten().copied().find(|call| {
-        let rules = profile.effective(call);
-        let default = rules.iter().all(|rule| !rule.conditions.is_empty());
-        !rules.iter().all(|rule| rule.action.allows()) || default && !profile.default.allows()
-    })
+    calls.iter().copied().flatten().copied().find(|call| !lets(&profile, call))
+}
+
+/// Whether a call passes, whatever its arguments. One of which some go to a listener is acctguard's in an edited document: its conditions
+/// leave nothing to the default action.
+fn lets(profile: &Profile, call: &str) -> bool {
+    let rules = profile.effective(call);
+    let is_ours = rules.iter().any(|rule| rule.action == Action::Notify);
+    let has_default = !is_ours && rules.iter().all(|rule| !rule.conditions.is_empty());
+    rules.iter().all(|rule| rule.action == Action::Notify || rule.action.allows())
+        && (!has_default || profile.default.allows())
 }
 
 #[cfg(test)]
@@ -92,6 +99,12 @@ mod tests {
                     "syscalls": [{"names": ["landlock_add_rule"], "action": "SCMP_ACT_ERRNO"}]}),
                 false,
                 Some("landlock_add_rule"),
+            ),
+            (
+                json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["openat"], "action": "SCMP_ACT_NOTIFY",
+                    "args": [{"index": 2, "value": 3, "valueTwo": 1, "op": "SCMP_CMP_MASKED_EQ"}]}]}),
+                true,
+                None,
             ),
         ] {
             assert_eq!(to_seal(seccomp.clone(), lent), expected, "{seccomp}");
