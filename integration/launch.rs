@@ -315,47 +315,25 @@ fn read(words: &[String]) -> Option<CommandLine> {
     }
 }
 
-/// Everything in a command line, to compare two readings of it.
+/// Everything in a command line, as the launcher and as clap read it.
 fn everything(words: &[String]) -> [Option<String>; 2] {
-    let of_launcher = read(words).map(|read| {
-        let seal: Vec<String> = read.seal.iter().map(ToString::to_string).collect();
-        let program = &words[read.program..];
-        format!(
-            "{:?}",
-            (
-                seal,
-                read.no_seal,
-                read.give_back,
-                read.line,
-                read.filter,
-                read.must_listen,
-                read.container,
-                read.exec,
-                read.own_descriptor,
-                program
+    // two types with fields of the same names
+    macro_rules! shown {
+        ($read:expr, $loans:expr, $program:expr) => {{
+            let seal: Vec<String> = $read.seal.iter().map(ToString::to_string).collect();
+            let numbers = ($read.line, $read.filter, $read.own_descriptor);
+            format!(
+                "{:?}",
+                (seal, $read.no_seal, $loans, numbers, $read.must_listen, $read.container, $read.exec, $program)
             )
-        )
-    });
+        }};
+    }
+    let of_launcher = read(words).map(|read| shown!(read, read.give_back, &words[read.program..]));
     let of_clap = Words::try_parse_from(words).ok().and_then(|read| {
-        let seal: Vec<String> = read.seal.iter().map(ToString::to_string).collect();
         let loans = read.give_back.iter().map(|text| acctguard_launch::capabilities::parse(text).ok());
         let loans = loans.collect::<Option<Vec<_>>>()?;
         let program: Vec<String> = read.program.iter().map(|word| word.to_string_lossy().into_owned()).collect();
-        Some(format!(
-            "{:?}",
-            (
-                seal,
-                read.no_seal,
-                loans,
-                read.line,
-                read.filter,
-                read.must_listen,
-                read.container,
-                read.exec,
-                read.own_descriptor,
-                program
-            )
-        ))
+        Some(shown!(read, loans, program))
     });
     [of_launcher, of_clap]
 }

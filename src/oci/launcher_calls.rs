@@ -113,4 +113,12 @@ mod tests {
         assert_eq!(to_listen(only(&[TO_START, TO_LISTEN, TO_GIVE_BACK])), None);
         assert_eq!(to_listen(only(&[TO_START, TO_GIVE_BACK])), Some("read"));
     }
+
+    #[test]
+    fn the_profile_of_engines_lets_the_launcher_do_all_of_its_work() {
+        let text = include_str!("../../integration/fixtures/engine-seccomp.json");
+        let profile: Value = serde_json::from_str(text).expect("a profile");
+        let spec = json!({"linux": {"seccomp": profile}});
+        assert_eq!((refused_to_seal(&spec, true), refused_to_listen(&spec)), (None, None));
+    }
 }

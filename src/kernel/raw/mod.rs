@@ -1,7 +1,8 @@
 //! The only `unsafe` of the product: one thin wrapper per system call that neither std, rustix nor nix offers as safe code.
 //!
 //! Every wrapper takes and gives owned or borrowed descriptors, checks nothing but what memory safety needs, and returns the
-//! kernel's errno. Layouts shared with the kernel are `repr(C)` and have size and offset tests.
+//! kernel's errno. Layouts shared with the kernel are `repr(C)` and have size and offset tests. What the static launcher needs, without std
+//! and nix, is in `launcher`, which its package alone is compiled of (`src/launch`).
 #![allow(unsafe_code)]
 
 pub mod allocator;
